@@ -1,0 +1,4 @@
+//! EverMQ: a persistent, storage-centric message broker.
+
+pub mod clock;
+pub mod store;

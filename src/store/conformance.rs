@@ -1,0 +1,1 @@
+//! Behavior every backend shows.
