@@ -16,6 +16,10 @@ pub(crate) mod rows;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod recovery_tests;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 use std::ops::Range;
@@ -420,6 +424,10 @@ fn interrupted_first_start(disk: &dyn Disk, dir: &DataDir) -> Result<Option<[u8;
     let mut first = [0; 64];
     let read = file.read_at(&mut first, u64::from(SEGMENT_HEADER_BYTES));
     read.map_err(|error| dir.io("read", &path, &error))?;
+    // Its name may be in the cache only, and a MANIFEST must not outlive it.
+    let log_dir = dir.log();
+    disk.sync_dir(&log_dir)
+        .map_err(|error| dir.io("sync", &log_dir, &error))?;
     Ok(header.filter(|_| first == [0; 64]).map(|header| header.store))
 }
 

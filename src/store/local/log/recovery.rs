@@ -27,6 +27,7 @@
 //! - Every decision depends only on bytes before the cut and on valid headers, so a second attempt decides the same.
 //! - Every accepted batch above D is written again and synced before anything is acted on: after a kill it may be in
 //!   the page cache only, and after a failed sync the kernel takes such pages for clean.
+//! - Names are made durable before a Seal is built on them: a prepared segment may have its name in the cache only.
 //! - The log never goes on in the segment it was cut in.
 
 use std::sync::Arc;
@@ -224,6 +225,10 @@ pub(crate) fn recover(
         store,
         segments: dir.log_files(disk)?.segments,
     };
+    // After a kill a name may be in the cache only, as bytes may: a Seal must not be built on it.
+    let log_dir = dir.log();
+    disk.sync_dir(&log_dir)
+        .map_err(|error| dir.io("sync", &log_dir, &error))?;
     let mut accepted: Vec<Accepted> = Vec::new();
     let mut number = start.number;
     let mut highest_time = start.highest_time;
