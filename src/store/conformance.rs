@@ -457,6 +457,7 @@ pub async fn a_mark_parts_what_came_before_from_what_comes_later(harness: &mut d
 
 /// Births, rows, records, deletions, all in one stream.
 pub async fn the_feed_brings_everything_in_commit_order(harness: &mut dyn Harness) {
+    use EntryKind::{Data, LogCreated, LogRemoved, Once, Release, Row as Put, RowDeleted};
     let mut reader = Reader::of(harness).await;
     let mut commit = reader.store.begin(Class::C);
     let log = reader.store.create(&mut commit, b"t", None, RetentionClass(3));
@@ -472,7 +473,6 @@ pub async fn the_feed_brings_everything_in_commit_order(harness: &mut dyn Harnes
     reader.settle(&second).await;
     assert_eq!(reader.store.outcome(&first), Some(Ok(())));
     let kinds: Vec<EntryKind> = reader.seen.iter().map(|(entry, _)| entry.kind).collect();
-    use EntryKind::{Data, LogCreated, LogRemoved, Once, Release, Row as Put, RowDeleted};
     assert_eq!(
         kinds,
         [LogCreated, Put, Data, Data, Once, Release, RowDeleted, LogRemoved]
