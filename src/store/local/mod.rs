@@ -12,6 +12,7 @@ pub mod disk;
 pub mod faulty_disk;
 pub(crate) mod log;
 pub(crate) mod rows;
+pub mod snapshot;
 
 #[cfg(test)]
 mod harness;

@@ -1,14 +1,72 @@
 //! The embedded store while all is well, and while the disk fails under it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::faulty_disk::{Fault, FaultyDisk, Op};
 use super::harness::{ALL, Machine, NOON, ROWS, bodies, options};
 use super::{Durability, LocalStore, Options};
+use crate::clock::Clock;
+use crate::store::conformance::Harness;
 use crate::store::{
     At, Class, FeedItem, Limit, MessageLog, MetaStore, Offset, OnceKey, ReadBuf, Refused, RetentionClass, Store,
     StoreState, WaiterId,
 };
+
+/// The suite runs with threads, on the disk that forgets.
+struct Suite {
+    disk: FaultyDisk,
+    clock: Clock,
+    store: Arc<LocalStore>,
+    cuts: u64,
+}
+
+impl Suite {
+    fn new() -> Self {
+        let disk = FaultyDisk::new();
+        let clock = Clock::manual(NOON);
+        let store = Self::open(&disk, &clock);
+        Self {
+            disk,
+            clock,
+            store,
+            cuts: 0,
+        }
+    }
+
+    fn open(disk: &FaultyDisk, clock: &Clock) -> Arc<LocalStore> {
+        let options = Options {
+            clock: clock.clone(),
+            stepped: false,
+            ..options(disk)
+        };
+        Arc::new(LocalStore::open(options).unwrap().0)
+    }
+}
+
+impl Harness for Suite {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store) as Arc<dyn Store>
+    }
+
+    fn restart(&mut self, clean: bool) {
+        if clean {
+            self.store.close().unwrap();
+        } else {
+            self.cuts += 1;
+            self.disk.power_cut(self.cuts);
+        }
+        self.store = Self::open(&self.disk, &self.clock);
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+}
+
+mod suite {
+    crate::conformance!(super::Suite::new());
+}
 
 fn once(id: u32) -> OnceKey {
     OnceKey {

@@ -166,19 +166,25 @@ impl Append {
     /// A log of the snapshot or of an earlier batch.
     pub(crate) fn restore_log(&mut self, log: u64, sequence: u64, next: u64) {
         self.next_log = self.next_log.max(log + 1);
-        let shared = (sequence != log).then_some(sequence);
+        self.add_log(log, sequence, next, 0);
+    }
+
+    /// A log that is alone in its numbering counts for itself; the first that joins it moves the count to the sequence.
+    fn add_log(&mut self, log: u64, sequence: u64, next: u64, waiting: u64) {
+        if sequence != log
+            && let Some(alone) = self.logs.get_mut(&sequence)
+            && alone.shared.is_none()
+        {
+            alone.shared = Some(sequence);
+            let shared_next = self.sequences.entry(sequence).or_insert(1);
+            *shared_next = alone.next.max(*shared_next);
+        }
+        let shared = (sequence != log || self.sequences.contains_key(&sequence)).then_some(sequence);
         if let Some(sequence) = shared {
             let shared_next = self.sequences.entry(sequence).or_insert(1);
             *shared_next = next.max(*shared_next);
         }
-        self.logs.insert(
-            log,
-            AppendLog {
-                next,
-                shared,
-                waiting: 0,
-            },
-        );
+        self.logs.insert(log, AppendLog { next, shared, waiting });
     }
 
     /// What numbers are given out next, at the least.
@@ -505,17 +511,7 @@ impl Append {
                 }
                 EntryKind::LogCreated => {
                     if let Some(created) = LogCreated::parse(body) {
-                        let sequence = created.sequence.0;
-                        let shared = (sequence != queued.log).then_some(sequence);
-                        let waiting = building.number;
-                        self.logs.insert(
-                            queued.log,
-                            AppendLog {
-                                next: 1,
-                                shared,
-                                waiting,
-                            },
-                        );
+                        self.add_log(queued.log, created.sequence.0, 1, building.number);
                     }
                 }
                 EntryKind::LogRemoved => {
