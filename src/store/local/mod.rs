@@ -4,4 +4,6 @@ pub mod disk;
 #[cfg(any(test, feature = "testing"))]
 #[expect(clippy::indexing_slicing, reason = "it exists for tests, where a panic is a finding")]
 pub mod faulty_disk;
+#[path = "log/sidecar.rs"]
+pub mod sidecar;
 pub mod snapshot;
