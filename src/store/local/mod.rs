@@ -5,6 +5,7 @@
 //! - [`LocalStore::open`] returns only when everything it will hand out is durable.
 //! - One process has the directory; a store that is dropped without [`Store::close`] leaves it as a kill would.
 
+pub mod catalog;
 pub(crate) mod data_dir;
 pub mod disk;
 #[cfg(any(test, feature = "testing"))]

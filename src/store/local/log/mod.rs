@@ -15,6 +15,7 @@ pub(crate) mod recent;
 pub(crate) mod recovery;
 pub(crate) mod segment;
 pub(crate) mod settle;
+pub mod sidecar;
 pub(crate) mod state;
 pub(crate) mod writer;
 

@@ -63,7 +63,7 @@ fn segment(mark: u64) -> SegmentState {
 fn write(snapshots: &mut Snapshots, model: &mut Model, random: &mut Random, mark: u64) -> Result<()> {
     let (mut rows, mut logs) = (RowChanges::new(), LogChanges::new());
     let mut next = model.clone();
-    for _ in 0..random.below(30) + 1 {
+    for _ in 0..=random.below(30) {
         let key = (random.below(3) as u8, format!("{}", random.below(40)).into_bytes());
         let row = (random.below(4) > 0).then(|| vec![b'x'; random.below(50) as usize]);
         match &row {
