@@ -36,6 +36,15 @@ impl Rows {
         }
     }
 
+    /// Every row once.
+    pub(crate) fn visit(&self, visit: &mut dyn FnMut(Table, &[u8], &Row)) {
+        for (table, rows) in &self.tables {
+            for (key, row) in rows {
+                visit(*table, key, row);
+            }
+        }
+    }
+
     /// One row.
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> Option<Row> {
         self.tables.get(&table)?.get(key).cloned()
