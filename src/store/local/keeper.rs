@@ -249,8 +249,12 @@ impl Keeper {
     fn changed_logs(&self, changed: &[u64], segment: u32) -> LogChanges {
         let mut logs = LogChanges::new();
         for slice in changed.chunks(SLICE) {
-            let state = self.log.state.read();
+            let mut state = self.log.state.write();
             for id in slice {
+                // Its last segment is not sealed yet, so the next snapshot must name it.
+                if state.logs.get(id).is_some_and(|known| known.last_segment >= segment) {
+                    state.changed.logs.insert(*id);
+                }
                 let log = state.logs.get(id).map(|known| LogState {
                     id: LogId(*id),
                     name: known.name.to_vec(),

@@ -134,6 +134,8 @@ pub struct OpenReport {
     pub previous_clean_stop: Option<i64>,
     /// The highest time in the log, ms since 1970 UTC; 0 if there is none.
     pub last_time_ms: i64,
+    /// The start read a snapshot.
+    pub from_snapshot: bool,
     /// Batches read from the log.
     pub batches_replayed: u64,
     /// What was left out at the end of the log.
@@ -214,6 +216,7 @@ impl LocalStore {
             created,
             previous_clean_stop: recovered.clean_stop,
             last_time_ms: recovered.highest_time,
+            from_snapshot: loaded.is_some(),
             batches_replayed: recovered.accepted.len() as u64,
             cut: recovered.cut.clone(),
             moved,

@@ -213,10 +213,10 @@ impl State {
                 );
                 state.last_segment = self.active.number;
                 // A snapshot may know a little more than its mark says: what it counted is not counted again.
+                self.changed.logs.insert(log);
                 if position < state.next {
                     return;
                 }
-                self.changed.logs.insert(log);
                 if state.records == 0 {
                     state.first = state.first.max(position);
                 }
@@ -328,7 +328,11 @@ impl State {
 
     /// The newest segment that is not in memory and may hold a position of a log at or behind `from`.
     pub(crate) fn cold_part(&self, log: u64, from: u64) -> Option<u32> {
-        let mut segment = self.logs.get(&log)?.last_segment;
+        let state = self.logs.get(&log)?;
+        if from >= state.next {
+            return None;
+        }
+        let mut segment = state.last_segment;
         while let Some(index) = self.index(segment)
             && let Some(touched) = index.log(log)
         {
