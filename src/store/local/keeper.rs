@@ -44,7 +44,7 @@ impl Default for SnapshotPolicy {
     fn default() -> Self {
         Self {
             log_bytes: 256 << 20,
-            age: Duration::from_secs(60),
+            age: Duration::from_mins(1),
         }
     }
 }

@@ -47,6 +47,7 @@ pub use self::log::recovery::Cut;
 use self::log::recovery::{Recovered, Start, recover};
 use self::log::segment::make_segment;
 use self::log::settle::Settlement;
+pub use self::log::sidecar;
 use self::log::sidecar::BlockCache;
 use self::log::state::State;
 use self::log::writer::{Step, Writer};
@@ -167,6 +168,7 @@ impl LocalStore {
     /// - [`Error::Refused`]: the directory is in use, foreign or newer than this build.
     /// - [`Error::Damaged`]: acknowledged data does not verify; nothing was changed.
     /// - [`Error::Io`]: the disk failed.
+    #[expect(clippy::needless_pass_by_value, reason = "a store keeps how it was opened to itself")]
     pub fn open(options: Options) -> Result<(Self, OpenReport)> {
         if !(SEGMENT_BYTES_MIN..=u64::from(u32::MAX)).contains(&options.segment_bytes) {
             return Err(Error::Refused(format!(
@@ -229,12 +231,12 @@ impl LocalStore {
             leftover,
             first_segment: log::frame::segment_of(start.lsn),
         };
-        let store = Self::start(options, dir, &manifest, recovered, found, lock)?;
+        let store = Self::start(&options, dir, &manifest, recovered, found, lock)?;
         Ok((store, report))
     }
 
     fn start(
-        options: Options,
+        options: &Options,
         dir: DataDir,
         manifest: &Manifest,
         recovered: Recovered,

@@ -148,7 +148,7 @@ fn random_commit(machine: &Machine, random: &mut Random, logs: &mut Vec<u64>) ->
         } else {
             random.below(400)
         };
-        let body = vec![random.next() as u8; size as usize];
+        let body = vec![random.draw() as u8; size as usize];
         commit.append(LogId(log), &[&body], random.below(3) == 0);
         handed.records.push((log, 0, body));
     }
@@ -158,7 +158,7 @@ fn random_commit(machine: &Machine, random: &mut Random, logs: &mut Vec<u64>) ->
             commit.delete(ROWS, &key);
             handed.row = Some((key, None));
         } else {
-            let row = random.next().to_le_bytes().to_vec();
+            let row = random.draw().to_le_bytes().to_vec();
             commit.put(ROWS, &key, &row);
             handed.row = Some((key, Some(row)));
         }
@@ -215,7 +215,7 @@ fn simulate(seed: u64) -> u64 {
             if random.below(2) == 0 {
                 disk.kill()
             } else {
-                disk.power_cut(random.next())
+                disk.power_cut(random.draw())
             }
         }
         let options = Options {
@@ -269,7 +269,7 @@ fn simulate(seed: u64) -> u64 {
         if random.below(2) == 0 {
             disk.kill()
         } else {
-            disk.power_cut(random.next())
+            disk.power_cut(random.draw())
         }
     }
     let machine = Machine::start(&disk);

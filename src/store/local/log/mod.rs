@@ -93,7 +93,7 @@ pub(crate) struct Log {
     pub(crate) work: Condvar,
     pub(crate) state: RwLock<State>,
     pub(crate) recent: RwLock<Recent>,
-    pub(crate) feed: Arc<FeedQueue>,
+    pub(in crate::store) feed: Arc<FeedQueue>,
     pub(crate) settlement: Arc<Settlement>,
     pub(crate) preparer: Preparer,
     pub(crate) open: OpenSegments,

@@ -420,7 +420,7 @@ impl State {
     /// Visits the records of a log from a position on, ascending, while `visit` returns true.
     pub(crate) fn visit(&self, log: u64, from: u64, mut visit: impl FnMut(Place) -> bool) {
         for (index, touched) in self.chain(log, |_, touched| touched.first_position <= from) {
-            for element in index.from_position(touched, from) {
+            for element in index.at_position(touched, from) {
                 if !visit(Self::place(index, touched, element)) {
                     return;
                 }
@@ -433,14 +433,11 @@ impl State {
         let (segment, offset) = (segment_of(mark.raw()), offset_of(mark.raw()));
         let first = self.logs.get(&log).map_or(0, |state| state.first);
         for (index, touched) in self.chain(log, |index, _| index.number <= segment) {
-            let offset = if index.number < segment {
+            if index.number < segment {
                 continue;
-            } else if index.number == segment {
-                offset
-            } else {
-                0
-            };
-            for element in index.from_offset(touched, offset) {
+            }
+            let offset = if index.number == segment { offset } else { 0 };
+            for element in index.at_offset(touched, offset) {
                 let place = Self::place(index, touched, element);
                 if place.position >= first && !visit(place) {
                     return;
@@ -495,7 +492,7 @@ impl State {
         {
             if u64::from(touched.count) >= missing {
                 let skip = u64::from(touched.count) - missing;
-                let element = index.from_position(touched, 0).nth(skip as usize);
+                let element = index.at_position(touched, 0).nth(skip as usize);
                 let position = element.map_or(state.next, |element| Self::place(index, touched, element).position);
                 return Located::Position(position);
             }
@@ -521,7 +518,7 @@ impl State {
                 continue;
             }
             let in_range = |element: &Element| touched.first_position + u64::from(element.delta) < to;
-            count += index.from_position(touched, from).take_while(in_range).count() as u64;
+            count += index.at_position(touched, from).take_while(in_range).count() as u64;
         }
         count
     }
