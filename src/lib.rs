@@ -1,4 +1,5 @@
 //! EverMQ: a persistent, storage-centric message broker.
 
+pub mod broker;
 pub mod clock;
 pub mod store;
