@@ -1,4 +1,5 @@
 //! EverMQ: a persistent, storage-centric message broker.
 
 pub mod clock;
+pub mod frontend;
 pub mod store;
