@@ -31,7 +31,12 @@ fn malformed_frames() -> Vec<Case> {
     use R::{MalformedPacket as M, ProtocolError as P};
     vec![
         raw("packet type 0", V5, &[0x00, 0], M),
-        raw("remaining length of five bytes", V5, &[0x30, 0x80, 0x80, 0x80, 0x80, 1], M),
+        raw(
+            "remaining length of five bytes",
+            V5,
+            &[0x30, 0x80, 0x80, 0x80, 0x80, 1],
+            M,
+        ),
         raw("remaining length not shortest", V5, &[0xC0, 0x80, 0], M),
         case("PINGREQ with a body", V5, 0xC0, &[0], M),
         case("PINGREQ with flags", V3, 0xC1, &[], M),
@@ -59,8 +64,16 @@ fn malformed_connects() -> Vec<Case> {
         case("CONNECT with flags", None, 0x11, b"\0\x04MQTT\x04\x02\0\0\0\x01a", M),
         c("another protocol", b"\0\x04MQTX\x04\x02\0\0\0\x01a", U),
         c("protocol level 6", b"\0\x04MQTT\x06\x02\0\0\0\0\x01a", U),
-        c("protocol level 3 under the new name", b"\0\x04MQTT\x03\x02\0\0\0\x01a", U),
-        c("protocol level 4 under the old name", b"\0\x06MQIsdp\x04\x02\0\0\0\x01a", U),
+        c(
+            "protocol level 3 under the new name",
+            b"\0\x04MQTT\x03\x02\0\0\0\x01a",
+            U,
+        ),
+        c(
+            "protocol level 4 under the old name",
+            b"\0\x06MQIsdp\x04\x02\0\0\0\x01a",
+            U,
+        ),
         c("reserved connect flag", b"\0\x04MQTT\x04\x03\0\0\0\x01a", M),
         c("will QoS 3", b"\0\x04MQTT\x04\x1E\0\0\0\x01a\0\x01t\0\x01m", M),
         c("will QoS without a will", b"\0\x04MQTT\x04\x0A\0\0\0\x01a", M),
@@ -73,26 +86,70 @@ fn malformed_connects() -> Vec<Case> {
         ),
         c("no client id at all", b"\0\x04MQTT\x04\x02\0\0", M),
         c("client id with U+0000", b"\0\x04MQTT\x04\x02\0\0\0\x01\0", M),
-        c("client id with a surrogate", b"\0\x04MQTT\x04\x02\0\0\0\x03\xED\xA0\x80", M),
+        c(
+            "client id with a surrogate",
+            b"\0\x04MQTT\x04\x02\0\0\0\x03\xED\xA0\x80",
+            M,
+        ),
         c("client id that is not UTF-8", b"\0\x04MQTT\x04\x02\0\0\0\x01\xFF", M),
         c("client id longer than the packet", b"\0\x04MQTT\x04\x02\0\0\0\x05a", M),
         c("bytes behind the end", b"\0\x04MQTT\x04\x02\0\0\0\x01a!", M),
         c("user name missing", b"\0\x04MQTT\x04\x82\0\0\0\x01a", M),
         c("user name with U+0000", b"\0\x04MQTT\x04\x82\0\0\0\x01a\0\x02u\0", M),
-        c("will topic with a wildcard", b"\0\x04MQTT\x04\x06\0\0\0\x01a\0\x01#\0\x01m", R::TopicNameInvalid),
-        c("will topic empty", b"\0\x04MQTT\x04\x06\0\0\0\x01a\0\0\0\x01m", R::TopicNameInvalid),
+        c(
+            "will topic with a wildcard",
+            b"\0\x04MQTT\x04\x06\0\0\0\x01a\0\x01#\0\x01m",
+            R::TopicNameInvalid,
+        ),
+        c(
+            "will topic empty",
+            b"\0\x04MQTT\x04\x06\0\0\0\x01a\0\0\0\x01m",
+            R::TopicNameInvalid,
+        ),
         c("will payload missing", b"\0\x04MQTT\x04\x06\0\0\0\x01a\0\x01t", M),
-        c("property length longer than the packet", b"\0\x04MQTT\x05\x02\0\0\x09\0\x01a", M),
+        c(
+            "property length longer than the packet",
+            b"\0\x04MQTT\x05\x02\0\0\x09\0\x01a",
+            M,
+        ),
         c("Receive Maximum 0", b"\0\x04MQTT\x05\x02\0\0\x03\x21\0\0\0\x01a", P),
-        c("Maximum Packet Size 0", b"\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0\0\0\x01a", P),
-        c("session expiry twice", b"\0\x04MQTT\x05\x02\0\0\x0A\x11\0\0\0\x01\x11\0\0\0\x01\0\x01a", P),
-        c("request problem information 2", b"\0\x04MQTT\x05\x02\0\0\x02\x17\x02\0\x01a", P),
-        c("authentication data without method", b"\0\x04MQTT\x05\x02\0\0\x04\x16\0\x01d\0\x01a", P),
+        c(
+            "Maximum Packet Size 0",
+            b"\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0\0\0\x01a",
+            P,
+        ),
+        c(
+            "session expiry twice",
+            b"\0\x04MQTT\x05\x02\0\0\x0A\x11\0\0\0\x01\x11\0\0\0\x01\0\x01a",
+            P,
+        ),
+        c(
+            "request problem information 2",
+            b"\0\x04MQTT\x05\x02\0\0\x02\x17\x02\0\x01a",
+            P,
+        ),
+        c(
+            "authentication data without method",
+            b"\0\x04MQTT\x05\x02\0\0\x04\x16\0\x01d\0\x01a",
+            P,
+        ),
         c("property of PUBLISH", b"\0\x04MQTT\x05\x02\0\0\x03\x23\0\x01\0\x01a", M),
-        c("will delay outside the will", b"\0\x04MQTT\x05\x02\0\0\x05\x18\0\0\0\x01\0\x01a", M),
-        c("session expiry in the will", b"\0\x04MQTT\x05\x06\0\0\0\0\x01a\x05\x11\0\0\0\x01\0\x01t\0\x01m", M),
+        c(
+            "will delay outside the will",
+            b"\0\x04MQTT\x05\x02\0\0\x05\x18\0\0\0\x01\0\x01a",
+            M,
+        ),
+        c(
+            "session expiry in the will",
+            b"\0\x04MQTT\x05\x06\0\0\0\0\x01a\x05\x11\0\0\0\x01\0\x01t\0\x01m",
+            M,
+        ),
         c("unknown property", b"\0\x04MQTT\x05\x02\0\0\x02\x7F\0\0\x01a", M),
-        c("property cut by the property length", b"\0\x04MQTT\x05\x02\0\0\x03\x11\0\0\0\x01a", M),
+        c(
+            "property cut by the property length",
+            b"\0\x04MQTT\x05\x02\0\0\x03\x11\0\0\0\x01a",
+            M,
+        ),
     ]
 }
 
@@ -103,7 +160,13 @@ fn malformed_publishes() -> Vec<Case> {
         case("PUBLISH with QoS 0 and DUP", V3, 0x38, b"\0\x01a", M),
         case("PUBLISH with packet id 0", V3, 0x32, b"\0\x01a\0\0", P),
         case("PUBLISH without packet id", V3, 0x32, b"\0\x01a\0", M),
-        case("PUBLISH whose topic is longer than the packet", V3, 0x30, b"\xFF\xFFa", M),
+        case(
+            "PUBLISH whose topic is longer than the packet",
+            V3,
+            0x30,
+            b"\xFF\xFFa",
+            M,
+        ),
         case("PUBLISH without body", V3, 0x30, b"", M),
         case("PUBLISH to +", V3, 0x30, b"\0\x03a/+", T),
         case("PUBLISH to #", V5, 0x30, b"\0\x03a/#\0", T),
@@ -112,17 +175,77 @@ fn malformed_publishes() -> Vec<Case> {
         case("PUBLISH with U+0000 in its topic", V3, 0x30, b"\0\x02a\0", M),
         case("PUBLISH to bytes that are not UTF-8", V5, 0x30, b"\0\x02\xC3\x28\0", M),
         case("PUBLISH without property length", V5, 0x30, b"\0\x01a", M),
-        case("PUBLISH with properties longer than it", V5, 0x30, b"\0\x01a\x05\x01\x01", M),
-        case("PUBLISH with alias 0", V5, 0x30, b"\0\x01a\x03\x23\0\0", R::TopicAliasInvalid),
-        case("PUBLISH with two aliases", V5, 0x30, b"\0\x01a\x06\x23\0\x01\x23\0\x01", P),
+        case(
+            "PUBLISH with properties longer than it",
+            V5,
+            0x30,
+            b"\0\x01a\x05\x01\x01",
+            M,
+        ),
+        case(
+            "PUBLISH with alias 0",
+            V5,
+            0x30,
+            b"\0\x01a\x03\x23\0\0",
+            R::TopicAliasInvalid,
+        ),
+        case(
+            "PUBLISH with two aliases",
+            V5,
+            0x30,
+            b"\0\x01a\x06\x23\0\x01\x23\0\x01",
+            P,
+        ),
         case("PUBLISH with format 2", V5, 0x30, b"\0\x01a\x02\x01\x02", P),
-        case("PUBLISH with two expiries", V5, 0x30, b"\0\x01a\x0A\x02\0\0\0\x01\x02\0\0\0\x01", P),
-        case("PUBLISH with a subscription identifier", V5, 0x30, b"\0\x01a\x02\x0B\x01", P),
-        case("PUBLISH with a wildcard response topic", V5, 0x30, b"\0\x01a\x04\x08\0\x01#", T),
-        case("PUBLISH with a session expiry", V5, 0x30, b"\0\x01a\x05\x11\0\0\0\x01", M),
-        case("PUBLISH with half a user property", V5, 0x30, b"\0\x01a\x04\x26\0\x01k", M),
-        case("PUBLISH with U+0000 in a user property", V5, 0x30, b"\0\x01a\x07\x26\0\x01k\0\x01\0", M),
-        case("PUBLISH with a long form property length", V5, 0x30, b"\0\x01a\x80\0", M),
+        case(
+            "PUBLISH with two expiries",
+            V5,
+            0x30,
+            b"\0\x01a\x0A\x02\0\0\0\x01\x02\0\0\0\x01",
+            P,
+        ),
+        case(
+            "PUBLISH with a subscription identifier",
+            V5,
+            0x30,
+            b"\0\x01a\x02\x0B\x01",
+            P,
+        ),
+        case(
+            "PUBLISH with a wildcard response topic",
+            V5,
+            0x30,
+            b"\0\x01a\x04\x08\0\x01#",
+            T,
+        ),
+        case(
+            "PUBLISH with a session expiry",
+            V5,
+            0x30,
+            b"\0\x01a\x05\x11\0\0\0\x01",
+            M,
+        ),
+        case(
+            "PUBLISH with half a user property",
+            V5,
+            0x30,
+            b"\0\x01a\x04\x26\0\x01k",
+            M,
+        ),
+        case(
+            "PUBLISH with U+0000 in a user property",
+            V5,
+            0x30,
+            b"\0\x01a\x07\x26\0\x01k\0\x01\0",
+            M,
+        ),
+        case(
+            "PUBLISH with a long form property length",
+            V5,
+            0x30,
+            b"\0\x01a\x80\0",
+            M,
+        ),
         case("PUBACK with packet id 0", V3, 0x40, &[0, 0], P),
         case("PUBACK too short", V3, 0x40, &[0], M),
         case("PUBACK with a reason in 3.1.1", V3, 0x40, &[0, 1, 0], M),
@@ -131,7 +254,13 @@ fn malformed_publishes() -> Vec<Case> {
         case("PUBREC with a reason of PUBREL", V5, 0x50, &[0, 1, 0x92], M),
         case("PUBREL with an unknown reason", V5, 0x62, &[0, 1, 0x80], M),
         case("PUBCOMP with a misplaced property", V5, 0x70, &[0, 1, 0, 2, 1, 1], M),
-        case("PUBCOMP with two reason strings", V5, 0x70, &[0, 1, 0, 8, 0x1F, 0, 1, b'a', 0x1F, 0, 1, b'b'], P),
+        case(
+            "PUBCOMP with two reason strings",
+            V5,
+            0x70,
+            &[0, 1, 0, 8, 0x1F, 0, 1, b'a', 0x1F, 0, 1, b'b'],
+            P,
+        ),
     ]
 }
 
@@ -144,19 +273,55 @@ fn malformed_rest() -> Vec<Case> {
         case("SUBSCRIBE without options", V3, 0x82, b"\0\x01\0\x01a", M),
         case("SUBSCRIBE with QoS 3", V3, 0x82, b"\0\x01\0\x01a\x03", P),
         case("SUBSCRIBE with reserved option bits", V3, 0x82, b"\0\x01\0\x01a\x04", M),
-        case("SUBSCRIBE with reserved option bits", V5, 0x82, b"\0\x01\0\0\x01a\x40", M),
+        case(
+            "SUBSCRIBE with reserved option bits",
+            V5,
+            0x82,
+            b"\0\x01\0\0\x01a\x40",
+            M,
+        ),
         case("SUBSCRIBE with Retain Handling 3", V5, 0x82, b"\0\x01\0\0\x01a\x30", P),
-        case("SUBSCRIBE with No Local on a share", V5, 0x82, b"\0\x01\0\0\x0A$share/g/a\x04", P),
+        case(
+            "SUBSCRIBE with No Local on a share",
+            V5,
+            0x82,
+            b"\0\x01\0\0\x0A$share/g/a\x04",
+            P,
+        ),
         case("SUBSCRIBE to an empty filter", V3, 0x82, b"\0\x01\0\0\0", F),
         case("SUBSCRIBE with identifier 0", V5, 0x82, b"\0\x01\x02\x0B\0\0\x01a\0", P),
-        case("SUBSCRIBE with two identifiers", V5, 0x82, b"\0\x01\x04\x0B\x01\x0B\x02\0\x01a\0", P),
-        case("SUBSCRIBE with an endless identifier", V5, 0x82, b"\0\x01\x06\x0B\xFF\xFF\xFF\xFF\x01\0\x01a\0", M),
-        case("SUBSCRIBE with a reason string", V5, 0x82, b"\0\x01\x04\x1F\0\x01r\0\x01a\0", M),
+        case(
+            "SUBSCRIBE with two identifiers",
+            V5,
+            0x82,
+            b"\0\x01\x04\x0B\x01\x0B\x02\0\x01a\0",
+            P,
+        ),
+        case(
+            "SUBSCRIBE with an endless identifier",
+            V5,
+            0x82,
+            b"\0\x01\x06\x0B\xFF\xFF\xFF\xFF\x01\0\x01a\0",
+            M,
+        ),
+        case(
+            "SUBSCRIBE with a reason string",
+            V5,
+            0x82,
+            b"\0\x01\x04\x1F\0\x01r\0\x01a\0",
+            M,
+        ),
         case("SUBSCRIBE to U+0000", V3, 0x82, b"\0\x01\0\x01\0\0", M),
         case("UNSUBSCRIBE without filter", V3, 0xA2, b"\0\x01", P),
         case("UNSUBSCRIBE with packet id 0", V5, 0xA2, b"\0\0\0\0\x01a", P),
         case("UNSUBSCRIBE from an empty filter", V3, 0xA2, b"\0\x01\0\0", F),
-        case("UNSUBSCRIBE with an identifier", V5, 0xA2, b"\0\x01\x02\x0B\x01\0\x01a", M),
+        case(
+            "UNSUBSCRIBE with an identifier",
+            V5,
+            0xA2,
+            b"\0\x01\x02\x0B\x01\0\x01a",
+            M,
+        ),
         case("DISCONNECT with a body in 3.1.1", V3, 0xE0, &[0], M),
         case("DISCONNECT with an unknown reason", V5, 0xE0, &[0x05], M),
         case("DISCONNECT with a reason of servers", V5, 0xE0, &[0x8E], P),
@@ -182,14 +347,44 @@ fn legal() -> Vec<(&'static str, Option<Version>, Vec<u8>)> {
     let l = |name, version, first, body: &[u8]| (name, version, frame(first, body));
     vec![
         l("MQTT 3.1", None, 0x10, b"\0\x06MQIsdp\x03\x02\0\x0A\0\x01a"),
-        l("MQTT 3.1 with everything", None, 0x10, b"\0\x06MQIsdp\x03\xEE\0\x0A\0\x01a\0\x01t\0\x01m\0\x01u\0\x01p"),
+        l(
+            "MQTT 3.1 with everything",
+            None,
+            0x10,
+            b"\0\x06MQIsdp\x03\xEE\0\x0A\0\x01a\0\x01t\0\x01m\0\x01u\0\x01p",
+        ),
         l("MQTT 3.1.1", None, 0x10, b"\0\x04MQTT\x04\x02\0\0\0\x01a"),
-        l("no client id with a clean session", None, 0x10, b"\0\x04MQTT\x04\x02\0\0\0\0"),
+        l(
+            "no client id with a clean session",
+            None,
+            0x10,
+            b"\0\x04MQTT\x04\x02\0\0\0\0",
+        ),
         l("no client id in 5.0", None, 0x10, b"\0\x04MQTT\x05\0\0\0\0\0\0"),
-        l("password alone in 5.0", None, 0x10, b"\0\x04MQTT\x05\x40\0\0\0\0\x01a\0\x01p"),
-        l("will expiry 0", None, 0x10, b"\0\x04MQTT\x05\x06\0\0\0\0\x01a\x05\x02\0\0\0\0\0\x01t\0\x01m"),
-        l("will without payload", None, 0x10, b"\0\x04MQTT\x05\x06\0\0\0\0\x01a\0\0\x01t\0\0"),
-        l("the same user property twice", None, 0x10, b"\0\x04MQTT\x05\x02\0\0\x0E\x26\0\x01k\0\x01v\x26\0\x01k\0\x01v\0\x01a"),
+        l(
+            "password alone in 5.0",
+            None,
+            0x10,
+            b"\0\x04MQTT\x05\x40\0\0\0\0\x01a\0\x01p",
+        ),
+        l(
+            "will expiry 0",
+            None,
+            0x10,
+            b"\0\x04MQTT\x05\x06\0\0\0\0\x01a\x05\x02\0\0\0\0\0\x01t\0\x01m",
+        ),
+        l(
+            "will without payload",
+            None,
+            0x10,
+            b"\0\x04MQTT\x05\x06\0\0\0\0\x01a\0\0\x01t\0\0",
+        ),
+        l(
+            "the same user property twice",
+            None,
+            0x10,
+            b"\0\x04MQTT\x05\x02\0\0\x0E\x26\0\x01k\0\x01v\x26\0\x01k\0\x01v\0\x01a",
+        ),
         l("PUBLISH expiry 0", V5, 0x30, b"\0\x01a\x05\x02\0\0\0\0x"),
         l("PUBLISH by alias", V5, 0x32, b"\0\0\0\x01\x03\x23\0\x01x"),
         l("PUBLISH without payload", V3, 0x31, b"\0\x01a"),
@@ -197,7 +392,12 @@ fn legal() -> Vec<(&'static str, Option<Version>, Vec<u8>)> {
         l("PUBACK with a reason alone", V5, 0x40, &[0, 1, 0x10]),
         l("PUBACK with an empty property block", V5, 0x40, &[0, 1, 0, 0]),
         l("PUBREL with DUP in 3.1", Some(Version::V31), 0x6A, &[0, 1]),
-        l("SUBSCRIBE with DUP in 3.1", Some(Version::V31), 0x8A, b"\0\x01\0\x01a\x01"),
+        l(
+            "SUBSCRIBE with DUP in 3.1",
+            Some(Version::V31),
+            0x8A,
+            b"\0\x01\0\x01a\x01",
+        ),
         l("SUBSCRIBE with every option", V5, 0x82, b"\0\x01\0\0\x01#\x2E"),
         l("UNSUBSCRIBE from two", V3, 0xA2, b"\0\x01\0\x01a\0\x01b"),
         l("DISCONNECT with a reason alone", V5, 0xE0, &[4]),
@@ -243,7 +443,9 @@ fn a_prefix_of_a_packet_is_never_a_packet_and_never_malformed_if_the_whole_is_le
 
 #[test]
 fn a_packet_whose_length_was_cut_with_its_bytes_is_answered() {
-    let all = legal().into_iter().chain(malformed().into_iter().map(|(n, v, b, _)| (n, v, b)));
+    let all = legal()
+        .into_iter()
+        .chain(malformed().into_iter().map(|(n, v, b, _)| (n, v, b)));
     for (_, version, bytes) in all {
         // All cases are shorter than 128 bytes: their body begins at 2.
         for end in 2..bytes.len() {
@@ -261,7 +463,11 @@ fn a_packet_whose_length_was_cut_with_its_bytes_is_answered() {
 fn expiry_0_and_mqtt_3_1_arrive_as_they_were_sent() {
     let find = |wanted: &str| {
         let cases = legal();
-        cases.into_iter().find(|(name, ..)| *name == wanted).map(|(_, v, b)| (v, b)).unwrap()
+        cases
+            .into_iter()
+            .find(|(name, ..)| *name == wanted)
+            .map(|(_, v, b)| (v, b))
+            .unwrap()
     };
     let mut scratch = Vec::new();
     let (version, bytes) = find("will expiry 0");

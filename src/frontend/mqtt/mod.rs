@@ -19,3 +19,5 @@ pub mod v5;
 
 #[cfg(test)]
 mod corpus;
+#[cfg(test)]
+mod oracle;
