@@ -442,6 +442,7 @@ proptest! {
             let Packet::Subscribe(subscribe) = packet else { panic!() };
             assert_eq!((subscribe.packet_id, subscribe.subscription_id), (packet_id, subscription_id));
             assert_eq!(subscribe.filters.len(), filters.len());
+            assert_eq!(subscribe.user_properties, user);
             for (got, (filter, qos, (no_local, as_published), handling)) in subscribe.filters.iter().zip(&filters) {
                 assert_eq!((&got.filter, got.qos), (filter, *qos));
                 assert_eq!((got.no_local, got.retain_as_published), (*no_local, *as_published));

@@ -164,6 +164,8 @@ pub struct Subscribe {
     pub subscription_id: Option<u32>,
     /// In their order; as many answers are due.
     pub filters: Vec<FilterRequest>,
+    /// In their order; kept with the subscriptions.
+    pub user_properties: UserProperties,
 }
 
 /// One filter of a SUBSCRIBE.

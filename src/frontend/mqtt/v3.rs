@@ -101,6 +101,7 @@ pub fn subscribe(frame: &Frame<'_>) -> Result<Subscribe, Malformed> {
     Ok(Subscribe {
         packet_id,
         subscription_id: None,
+        user_properties: Vec::new(),
         filters: topic_filters
             .into_iter()
             .map(|(filter, granted)| FilterRequest {

@@ -93,6 +93,7 @@ pub fn subscribe(frame: &Frame<'_>) -> Result<Subscribe, Malformed> {
     Ok(Subscribe {
         packet_id: subscribe.packet_id,
         subscription_id: subscribe.id.map(std::num::NonZeroU32::get),
+        user_properties: user_properties(&subscribe.user_properties),
         filters: subscribe
             .topic_filters
             .into_iter()
