@@ -1,0 +1,4 @@
+//! The frontends: stateless views of the broker for one protocol each. They translate; what was promised to a client
+//! is kept by the broker.
+
+pub mod mqtt;
