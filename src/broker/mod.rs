@@ -1,0 +1,6 @@
+//! The broker core.
+
+pub mod account;
+pub mod label;
+pub mod login;
+pub mod rows;

@@ -1,0 +1,3 @@
+//! The frontends: what clients speak, translated to the broker and back.
+
+pub mod http;
