@@ -18,6 +18,7 @@ use super::inflight::Acked;
 use super::message::{Publish, Qos};
 use super::publish::Publisher;
 use super::rows;
+use super::rows::StoredRow;
 use super::rows::record::Origin;
 use super::session::{
     Closing, Link, NEVER_EXPIRES, Protocol, Session, SessionKind, SessionSettings, SessionState, SessionStatus, Signal,
@@ -306,8 +307,6 @@ impl Shared {
         }
     }
 }
-
-use super::rows::session::StoredRow as _;
 
 impl SessionState {
     fn has_client_state(&self) -> bool {

@@ -8,10 +8,11 @@
 use std::sync::Arc;
 
 use super::Shared;
+use super::rows::StoredRow;
 use super::rows::record::Record;
 use super::rows::session::{
     DueRow, GroupPartRow, GroupRow, PositionRow, PublishedTopicsRow, SecretRow, SentRow, SessionRow, StartedRow,
-    StoredRow, SubscriptionRow, TopicPositionRow, TotalsRow, WillRow,
+    SubscriptionRow, TopicPositionRow, TotalsRow, WillRow,
 };
 use super::rows::topic::RetainedRow;
 use super::rows::{self, RowError};
@@ -86,7 +87,7 @@ impl Shared {
                 position: entry.position.0,
                 mark: entry.mark.to_bytes(),
             };
-            self.store.derive(rows::RETAINED, &key, Some(&row.encode()));
+            self.store.derive(rows::RETAINED, &key, Some(&row.to_row()));
         }
     }
 
@@ -107,7 +108,7 @@ impl Shared {
             return Ok(());
         }
         let Some((number, rest)) = rows::split_key(key) else {
-            return Err(RowError::Malformed("key".into()));
+            return Err(RowError::Key);
         };
         let id = SessionId(number);
         match (table, row) {
@@ -127,7 +128,7 @@ impl Shared {
                 }
             }
             (rows::RETAINED, Some(row)) => {
-                let row = RetainedRow::decode(row)?;
+                let row = RetainedRow::from_row(row)?;
                 if let Some(topic) = self.topics.by_log(LogId(number)) {
                     let retained = Retained {
                         position: Offset(row.position),
@@ -158,7 +159,7 @@ impl Shared {
     }
 
     /// Rows of tables whose owners keep them themselves.
-    fn apply_foreign_row(&self, table: Table, _key: &[u8], row: Option<&[u8]>) -> Result<bool, RowError> {
+    fn apply_foreign_row(&self, table: Table, key: &[u8], row: Option<&[u8]>) -> Result<bool, RowError> {
         match table {
             rows::SECRET => {
                 if let Some(row) = row {
@@ -166,6 +167,9 @@ impl Shared {
                 }
                 Ok(true)
             }
+            rows::ACCOUNT => self.accounts.apply_row(key, row).map(|()| true),
+            rows::LOGIN => self.logins.apply_row(key, row).map(|()| true),
+            rows::LABEL => self.labels.apply_row(key, row).map(|()| true),
             _ => Ok(false),
         }
     }
@@ -185,7 +189,7 @@ impl Shared {
     fn apply_subscription(&self, key: &[u8], row: Option<&[u8]>, mark: Mark, origin: Origin) -> Result<(), RowError> {
         let parts = rows::split_key(key).and_then(|(id, filter)| Some((id, std::str::from_utf8(filter).ok()?)));
         let Some((id, filter)) = parts else {
-            return Err(RowError::Malformed("key".into()));
+            return Err(RowError::Key);
         };
         let Some(session) = self.sessions.by_id(SessionId(id)) else {
             return Ok(());
@@ -243,7 +247,7 @@ fn apply_to_session(
         }
         (rows::SENT, row) => {
             let Ok(first) = rest.try_into().map(u16::from_be_bytes) else {
-                return Err(RowError::Malformed("key".into()));
+                return Err(RowError::Key);
             };
             match row {
                 Some(row) => {

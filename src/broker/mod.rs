@@ -11,9 +11,12 @@
 //! **Lock order**: session table, session state, session queue, share group, topic, subscription tree, what the store
 //! locks. No lock is held over an await or a system call.
 
+pub mod account;
 pub mod connection;
 pub mod delivery;
 pub mod error;
+pub mod label;
+pub mod login;
 pub mod message;
 pub mod position;
 pub mod rows;
@@ -51,10 +54,14 @@ pub use retrieval::{Fetch, Fetched, FetchedMessage, History, HistoryPage, StartF
 
 use crate::clock::Clock;
 use crate::store::{Class, FeedItem, Mark, Store, WaiterId};
+use account::Accounts;
 use deadlines::Deadlines;
 use dispatcher::Dispatcher;
 use error::{OpenError, StoreFailed};
-use rows::session::{SecretRow, StartedRow, StoredRow, WillRow};
+use label::Labels;
+use login::{LoginLimits, Logins};
+use rows::StoredRow;
+use rows::session::{SecretRow, StartedRow, WillRow};
 use session::{Closing, Session, SessionId, Signal};
 use session_table::SessionTable;
 use shared_group::GroupTable;
@@ -74,6 +81,8 @@ pub struct BrokerSettings {
     pub incarnation: u64,
     /// When the previous incarnation stopped in order, ms since 1970; `None` after a crash or at the first start.
     pub previous_clean_stop: Option<i64>,
+    /// How many JSON sessions there may be.
+    pub login_limits: LoginLimits,
 }
 
 impl Default for BrokerSettings {
@@ -84,6 +93,7 @@ impl Default for BrokerSettings {
             position_commit_interval: Duration::from_secs(1),
             incarnation: 1,
             previous_clean_stop: None,
+            login_limits: LoginLimits::default(),
         }
     }
 }
@@ -107,6 +117,9 @@ pub(crate) struct Shared {
     starts: Mutex<BTreeMap<u64, (StartedRow, Mark)>>,
     stored_wills: Mutex<HashMap<SessionId, WillRow>>,
     secret: Mutex<Option<[u8; 32]>>,
+    accounts: Arc<Accounts>,
+    logins: Arc<Logins>,
+    labels: Arc<Labels>,
 }
 
 /// The handle frontends hold; clones share one broker.
@@ -119,6 +132,9 @@ impl Broker {
     /// # Errors
     /// If the store cannot be read or written.
     pub async fn open(store: Arc<dyn Store>, clock: Clock, settings: BrokerSettings) -> Result<Self, OpenError> {
+        let accounts = Arc::new(Accounts::new(Arc::clone(&store), clock.clone()));
+        let logins = Arc::new(Logins::new(Arc::clone(&store), clock.clone(), settings.login_limits));
+        let labels = Arc::new(Labels::new(Arc::clone(&store)));
         let shared = Arc::new(Shared {
             store,
             clock,
@@ -136,6 +152,9 @@ impl Broker {
             starts: Mutex::default(),
             stored_wills: Mutex::default(),
             secret: Mutex::default(),
+            accounts,
+            logins,
+            labels,
             settings,
         });
         shared.store.logs(&mut |log, name, _| shared.apply_topic(log, name));
@@ -157,6 +176,12 @@ impl Broker {
         }
         shared.set_dispatched(shared.store.mark());
         let broker = Self(Arc::clone(&shared));
+        let weak = Arc::downgrade(&shared);
+        shared.logins.on_end(move |login| {
+            if let Some(shared) = weak.upgrade() {
+                shared.login_ended(login.0);
+            }
+        });
         tokio::spawn(Dispatcher::new(Arc::clone(&shared)).run(feed));
         shared.start().await?;
         tokio::spawn(lifetime::watch_deadlines(Arc::clone(&shared)));
@@ -172,6 +197,21 @@ impl Broker {
     /// Whether the store takes commits.
     pub fn store_state(&self) -> crate::store::StoreState {
         self.0.store.state()
+    }
+
+    /// Accounts.
+    pub fn accounts(&self) -> &Arc<Accounts> {
+        &self.0.accounts
+    }
+
+    /// JSON sessions.
+    pub fn logins(&self) -> &Arc<Logins> {
+        &self.0.logins
+    }
+
+    /// Labels.
+    pub fn labels(&self) -> &Arc<Labels> {
+        &self.0.labels
     }
 
     /// Its clock.

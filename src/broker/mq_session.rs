@@ -14,8 +14,9 @@ use super::error::SessionRefused;
 use super::message::Publish;
 use super::publish::Publisher;
 use super::rows;
+use super::rows::StoredRow;
 use super::rows::record::Origin;
-use super::rows::session::{StoredRow, TotalsRow};
+use super::rows::session::TotalsRow;
 use super::session::{
     Closing, ConnectionStatus, NEVER_EXPIRES, Protocol, Session, SessionKind, SessionSettings, SessionState,
     SessionStatus,

@@ -1,31 +1,11 @@
 //! A session as stored: settings, subscriptions, positions, what was sent, its will.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{RowError, decode, encode};
+use super::StoredRow;
 use crate::broker::session::{Protocol, SessionKind, SessionSettings};
 use crate::broker::subscription::SubscriptionOptions;
 use crate::broker::will::Will;
-
-/// A row of one version: the struct is what is stored.
-pub trait StoredRow: Serialize + DeserializeOwned {
-    /// The version that is written.
-    const VERSION: u8 = 1;
-
-    /// The stored bytes.
-    fn to_row(&self) -> Vec<u8> {
-        encode(Self::VERSION, self)
-    }
-
-    /// Reads them back.
-    ///
-    /// # Errors
-    /// See [`RowError`].
-    fn from_row(row: &[u8]) -> Result<Self, RowError> {
-        decode(Self::VERSION, row)
-    }
-}
 
 /// Table 1.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -62,7 +42,9 @@ pub struct SessionRow {
     pub will_due: Option<i64>,
 }
 
-impl StoredRow for SessionRow {}
+impl StoredRow for SessionRow {
+    const VERSION: u8 = 1;
+}
 
 /// What retained messages a subscription row makes due.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -91,7 +73,9 @@ pub struct SubscriptionRow {
     pub due: DueRow,
 }
 
-impl StoredRow for SubscriptionRow {}
+impl StoredRow for SubscriptionRow {
+    const VERSION: u8 = 1;
+}
 
 /// Table 3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -100,7 +84,9 @@ pub struct PositionRow {
     pub floor: [u8; 8],
 }
 
-impl StoredRow for PositionRow {}
+impl StoredRow for PositionRow {
+    const VERSION: u8 = 1;
+}
 
 /// Table 4.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -111,7 +97,9 @@ pub struct TopicPositionRow {
     pub behind: bool,
 }
 
-impl StoredRow for TopicPositionRow {}
+impl StoredRow for TopicPositionRow {
+    const VERSION: u8 = 1;
+}
 
 /// A run of positions of one topic, packet ids in sequence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -135,7 +123,9 @@ pub struct SentRow {
     pub states: Vec<u8>,
 }
 
-impl StoredRow for SentRow {}
+impl StoredRow for SentRow {
+    const VERSION: u8 = 1;
+}
 
 /// Table 6.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -146,7 +136,9 @@ pub struct GroupRow {
     pub floor: Option<[u8; 8]>,
 }
 
-impl StoredRow for GroupRow {}
+impl StoredRow for GroupRow {
+    const VERSION: u8 = 1;
+}
 
 /// Table 7.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -159,7 +151,9 @@ pub struct GroupPartRow {
     pub qos: u8,
 }
 
-impl StoredRow for GroupPartRow {}
+impl StoredRow for GroupPartRow {
+    const VERSION: u8 = 1;
+}
 
 /// Table 8.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -174,7 +168,9 @@ pub struct WillRow {
     pub will: Will,
 }
 
-impl StoredRow for WillRow {}
+impl StoredRow for WillRow {
+    const VERSION: u8 = 1;
+}
 
 /// Table 16.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
@@ -187,7 +183,9 @@ pub struct TotalsRow {
     pub times: [i64; 4],
 }
 
-impl StoredRow for TotalsRow {}
+impl StoredRow for TotalsRow {
+    const VERSION: u8 = 1;
+}
 
 /// Table 17: the topics the session published to, the latest last.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
@@ -196,7 +194,9 @@ pub struct PublishedTopicsRow {
     pub topics: Vec<String>,
 }
 
-impl StoredRow for PublishedTopicsRow {}
+impl StoredRow for PublishedTopicsRow {
+    const VERSION: u8 = 1;
+}
 
 /// Table 18: a start of the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -207,7 +207,9 @@ pub struct StartedRow {
     pub previous_clean_stop: Option<i64>,
 }
 
-impl StoredRow for StartedRow {}
+impl StoredRow for StartedRow {
+    const VERSION: u8 = 1;
+}
 
 /// Table 21.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -216,7 +218,9 @@ pub struct SecretRow {
     pub key: [u8; 32],
 }
 
-impl StoredRow for SecretRow {}
+impl StoredRow for SecretRow {
+    const VERSION: u8 = 1;
+}
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RowError, decode, encode};
+use super::StoredRow;
 
 /// Version 1 of the retained row: where the retained message of a topic lies.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -13,17 +13,6 @@ pub struct RetainedRow {
     pub mark: [u8; 8],
 }
 
-impl RetainedRow {
-    /// The stored bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        encode(1, self)
-    }
-
-    /// Reads them back.
-    ///
-    /// # Errors
-    /// See [`RowError`].
-    pub fn decode(row: &[u8]) -> Result<Self, RowError> {
-        decode(1, row)
-    }
+impl StoredRow for RetainedRow {
+    const VERSION: u8 = 1;
 }
