@@ -14,6 +14,7 @@ pub mod envelope;
 pub mod error_code;
 pub mod login;
 pub mod params;
+pub mod payload;
 pub mod reply;
 pub mod time;
 
