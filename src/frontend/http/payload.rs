@@ -234,7 +234,12 @@ pub fn decode(
     warnings: &mut Vec<Warning>,
 ) -> Result<Decoded, Fault> {
     let (Encoding::Said(mut format) | Encoding::Default(mut format) | Encoding::VariantObject(mut format)) = encoding;
-    let mut payload = payload.unwrap_or_else(|| Value::String(String::new()));
+    // Under a format that somebody chose, null is no payload; only JSON has it as a value.
+    let says_nothing =
+        |value: &Value| value.is_null() && matches!(encoding, Encoding::Said(said) if said != Format::Json);
+    let mut payload = payload
+        .filter(|value| !says_nothing(value))
+        .unwrap_or_else(|| Value::String(String::new()));
     if matches!(encoding, Encoding::VariantObject(_))
         && let Some((value, inner)) = unpack(&payload, format)
     {
@@ -344,7 +349,7 @@ pub fn encode(bytes: &[u8], kind: &PayloadType, wanted: &Wanted) -> (Out, Format
     let by_kind = kind.format().unwrap_or(wanted.binary);
     if wanted.format.is_none() && wanted.variant == "variantObject" {
         let (value, format) = encode_as(bytes, by_kind, wanted.binary);
-        return (variant_object(value, format), format);
+        return (variant_object(&value, format), format);
     }
     let format = wanted.format.unwrap_or(match wanted.variant.as_str() {
         "string" => Format::Utf8,
@@ -376,7 +381,7 @@ fn binary_only(format: Format) -> Format {
     if format.is_text() { Format::Hex } else { format }
 }
 
-fn variant_object(value: Value, format: Format) -> Out {
+fn variant_object(value: &Value, format: Format) -> Out {
     let (kind, encoding) = match format {
         Format::Json => ("json", json!([])),
         Format::Utf8 => ("string", json!([])),
@@ -577,6 +582,8 @@ mod tests {
             assert!(read(json!(""), Encoding::Said(format)).unwrap().bytes.is_empty());
             let missing = decode("payload", None, Encoding::Said(format), &mut Vec::new());
             assert!(missing.unwrap().bytes.is_empty());
+            let null = read(Value::Null, Encoding::Said(format)).unwrap();
+            assert_eq!(null.bytes, if format == Format::Json { &b"null"[..] } else { b"" });
         }
     }
 
