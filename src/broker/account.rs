@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use super::rows::account::AccountRow;
+use super::rows::session::StoredRow;
 use super::rows::{self, RowError};
 use crate::clock::Clock;
 use crate::store::{self, Class, Refused, Store, Ticket};
@@ -169,11 +170,11 @@ impl Accounts {
     /// # Errors
     /// If the row or its key cannot be read.
     pub fn apply_row(&self, key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
-        let name = String::from_utf8(key.to_vec()).map_err(|_| RowError::Key)?;
+        let name = String::from_utf8(key.to_vec()).map_err(|_| RowError::Malformed("key".into()))?;
         let mut state = self.state.lock();
         match row {
             Some(row) => {
-                let stored = rows::decode(row)?;
+                let stored = AccountRow::from_row(row)?;
                 state.accounts.insert(name.clone(), Arc::new(Account { name, stored }));
             }
             None => {
@@ -392,7 +393,7 @@ impl Accounts {
         let mut commit = self.store.begin(Class::C);
         for (name, account) in &changes {
             match account {
-                Some(account) => commit.put(rows::ACCOUNT, name.as_bytes(), &rows::encode(&account.stored)),
+                Some(account) => commit.put(rows::ACCOUNT, name.as_bytes(), &account.stored.to_row()),
                 None => commit.delete(rows::ACCOUNT, name.as_bytes()),
             }
         }

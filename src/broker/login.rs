@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::rows::login::LoginRow;
+use super::rows::session::StoredRow;
 use super::rows::{self, RowError};
 use crate::clock::Clock;
 use crate::store::{self, Class, Refused, Store};
@@ -195,11 +196,12 @@ impl Login {
     }
 
     fn row(&self, settings: &LoginSettings) -> Vec<u8> {
-        rows::encode(&LoginRow {
+        LoginRow {
             username: self.username.clone(),
             started_ms: self.started_ms,
             settings: settings.clone(),
-        })
+        }
+        .to_row()
     }
 }
 
@@ -270,12 +272,12 @@ impl Logins {
     /// # Errors
     /// If the row or its key cannot be read.
     pub fn apply_row(&self, key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
-        let hash = TokenHash::try_from(key).map_err(|_| RowError::Key)?;
+        let hash = TokenHash::try_from(key).map_err(|_| RowError::Malformed("key".into()))?;
         let Some(row) = row else {
             self.table.lock().remove(&hash);
             return Ok(());
         };
-        let row: LoginRow = rows::decode(row)?;
+        let row: LoginRow = LoginRow::from_row(row)?;
         let login = Arc::new(Login {
             id: self.next_id(),
             username: row.username,

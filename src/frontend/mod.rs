@@ -1,3 +1,5 @@
-//! The frontends: what clients speak, translated to the broker and back.
+//! The frontends: stateless views of the broker for one protocol each. They translate; what was promised to a client
+//! is kept by the broker.
 
 pub mod http;
+pub mod mqtt;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::StoredRow;
+use super::session::StoredRow;
 
 /// One account.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

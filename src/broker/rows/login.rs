@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::StoredRow;
+use super::session::StoredRow;
 use crate::broker::login::LoginSettings;
 
 /// One permanent login.
