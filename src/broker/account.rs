@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use super::rows::account::AccountRow;
+use super::rows::StoredRow;
 use super::rows::{self, RowError};
 use crate::clock::Clock;
 use crate::store::{self, Class, Refused, Store, Ticket};
@@ -34,7 +35,7 @@ pub const ADMIN: &str = "ADMIN";
 /// Right answers that are remembered, at most; then all are forgotten.
 const REMEMBERED_MAX: usize = 4096;
 /// How long a right answer is remembered.
-const REMEMBERED_FOR: Duration = Duration::from_secs(600);
+const REMEMBERED_FOR: Duration = Duration::from_mins(10);
 const MS_PER_DAY: i64 = 86_400_000;
 
 /// One account.
@@ -169,11 +170,11 @@ impl Accounts {
     /// # Errors
     /// If the row or its key cannot be read.
     pub fn apply_row(&self, key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
-        let name = String::from_utf8(key.to_vec()).map_err(|_| RowError::Key)?;
+        let name = String::from_utf8(key.to_vec()).map_err(|_| RowError::Malformed("key".into()))?;
         let mut state = self.state.lock();
         match row {
             Some(row) => {
-                let stored = rows::decode(row)?;
+                let stored = AccountRow::from_row(row)?;
                 state.accounts.insert(name.clone(), Arc::new(Account { name, stored }));
             }
             None => {
@@ -392,7 +393,7 @@ impl Accounts {
         let mut commit = self.store.begin(Class::C);
         for (name, account) in &changes {
             match account {
-                Some(account) => commit.put(rows::ACCOUNT, name.as_bytes(), &rows::encode(&account.stored)),
+                Some(account) => commit.put(rows::ACCOUNT, name.as_bytes(), &account.stored.to_row()),
                 None => commit.delete(rows::ACCOUNT, name.as_bytes()),
             }
         }
@@ -517,7 +518,7 @@ mod tests {
             assert_eq!(accounts.log_in("PRESS4", "wrong").await, Err(Denied::WrongPassword));
         }
         assert_eq!(accounts.log_in("press4", "right").await, Err(Denied::LockedOut));
-        clock.advance(Duration::from_secs(300));
+        clock.advance(Duration::from_mins(5));
         assert!(accounts.log_in("press4", "right").await.is_ok());
     }
 
@@ -536,7 +537,7 @@ mod tests {
         assert_eq!(accounts.log_in("a", "x").await, Err(Denied::OutsideDates));
         clock.advance(Duration::from_secs(1));
         assert!(accounts.log_in("a", "x").await.is_ok());
-        clock.advance(Duration::from_secs(2 * 86_400));
+        clock.advance(Duration::from_hours(48));
         assert_eq!(accounts.log_in("a", "x").await, Err(Denied::PasswordTooOld));
         assert_eq!(accounts.log_in("nobody", "x").await, Err(Denied::UnknownAccount));
     }

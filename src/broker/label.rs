@@ -14,6 +14,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::rows::label::{LabelRow, NextLabelRow, key, parse_key};
+use super::rows::StoredRow;
 use super::rows::{self, RowError};
 use crate::store::{self, Class, Refused, Store, Ticket};
 
@@ -144,11 +145,11 @@ impl Labels {
         let mut state = self.state.lock();
         match row {
             Some(row) if id == 0 => {
-                let NextLabelRow(next) = rows::decode(row)?;
+                let NextLabelRow(next) = NextLabelRow::from_row(row)?;
                 state.last = state.last.max(next.saturating_sub(1));
             }
             Some(row) => {
-                let stored = rows::decode(row)?;
+                let stored = LabelRow::from_row(row)?;
                 state.insert(Label {
                     id: LabelId(id),
                     stored,
@@ -217,7 +218,7 @@ impl Labels {
             stored,
         };
         let mut commit = self.store.begin(Class::C);
-        commit.put(rows::LABEL, &key(label.id.0), &rows::encode(&label.stored));
+        commit.put(rows::LABEL, &key(label.id.0), &label.stored.to_row());
         let ticket = self.store.commit(commit).map_err(LabelError::Refused)?;
         state.insert(label.clone());
         Ok((label, ticket))
@@ -257,7 +258,7 @@ impl Labels {
             }
             let mut commit = self.store.begin(Class::C);
             for label in &after {
-                commit.put(rows::LABEL, &key(label.id.0), &rows::encode(&label.stored));
+                commit.put(rows::LABEL, &key(label.id.0), &label.stored.to_row());
             }
             let ticket = self.store.commit(commit).map_err(LabelError::Refused)?;
             for label in &before {
@@ -282,7 +283,7 @@ impl Labels {
             let before: Vec<_> = state.labels.values().filter(|label| selects(label)).cloned().collect();
             let mut commit = self.store.begin(Class::C);
             if !before.is_empty() {
-                commit.put(rows::LABEL, &key(0), &rows::encode(&NextLabelRow(state.last + 1)));
+                commit.put(rows::LABEL, &key(0), &NextLabelRow(state.last + 1).to_row());
             }
             for label in &before {
                 commit.delete(rows::LABEL, &key(label.id.0));

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::rows::login::LoginRow;
+use super::rows::StoredRow;
 use super::rows::{self, RowError};
 use crate::clock::Clock;
 use crate::store::{self, Class, Refused, Store};
@@ -195,11 +196,12 @@ impl Login {
     }
 
     fn row(&self, settings: &LoginSettings) -> Vec<u8> {
-        rows::encode(&LoginRow {
+        LoginRow {
             username: self.username.clone(),
             started_ms: self.started_ms,
             settings: settings.clone(),
-        })
+        }
+        .to_row()
     }
 }
 
@@ -243,7 +245,7 @@ pub struct Logins {
     clock: Clock,
     limits: LoginLimits,
     next: AtomicU64,
-    logins: Mutex<HashMap<TokenHash, Arc<Login>, ahash::RandomState>>,
+    table: Mutex<HashMap<TokenHash, Arc<Login>, ahash::RandomState>>,
     on_end: RwLock<Option<EndHook>>,
 }
 
@@ -255,7 +257,7 @@ impl Logins {
             clock,
             limits,
             next: AtomicU64::new(1),
-            logins: Mutex::default(),
+            table: Mutex::default(),
             on_end: RwLock::new(None),
         }
     }
@@ -270,12 +272,12 @@ impl Logins {
     /// # Errors
     /// If the row or its key cannot be read.
     pub fn apply_row(&self, key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
-        let hash = TokenHash::try_from(key).map_err(|_| RowError::Key)?;
+        let hash = TokenHash::try_from(key).map_err(|_| RowError::Malformed("key".into()))?;
         let Some(row) = row else {
-            self.logins.lock().remove(&hash);
+            self.table.lock().remove(&hash);
             return Ok(());
         };
-        let row: LoginRow = rows::decode(row)?;
+        let row: LoginRow = LoginRow::from_row(row)?;
         let login = Arc::new(Login {
             id: self.next_id(),
             username: row.username,
@@ -290,7 +292,7 @@ impl Logins {
                 used_ms: row.started_ms,
             }),
         });
-        self.logins.lock().insert(hash, login);
+        self.table.lock().insert(hash, login);
         Ok(())
     }
 
@@ -326,7 +328,7 @@ impl Logins {
             }),
         });
         let ticket = {
-            let mut logins = self.logins.lock();
+            let mut logins = self.table.lock();
             self.check_limits(&logins, username, address)?;
             let ticket = if permanent {
                 Some(self.commit(&hash, Some(&login.row(&settings)))?)
@@ -379,7 +381,7 @@ impl Logins {
     pub fn peek(&self, token: &str) -> Option<Arc<Login>> {
         // Looking up a hash tells nothing about how much of a guessed token is right.
         let hash = hash(token);
-        let login = self.logins.lock().get(&hash).cloned()?;
+        let login = self.table.lock().get(&hash).cloned()?;
         if login.is_due(self.clock.now()) {
             self.forget(&login);
             return None;
@@ -400,7 +402,7 @@ impl Logins {
     ) -> Result<(), LoginError> {
         let ticket = {
             // Under the table's lock the login cannot end in between, and rows are queued in the order of changes.
-            let logins = self.logins.lock();
+            let logins = self.table.lock();
             if !logins.get(&login.hash).is_some_and(|held| Arc::ptr_eq(held, login)) {
                 return Err(LoginError::Gone);
             }
@@ -432,7 +434,7 @@ impl Logins {
     pub async fn end(&self, login: &Arc<Login>) -> Result<(), LoginError> {
         let ticket = {
             // One lock over both: a row queued behind the deletion would bring the login back at the next start.
-            let mut logins = self.logins.lock();
+            let mut logins = self.table.lock();
             if !logins.get(&login.hash).is_some_and(|held| Arc::ptr_eq(held, login)) {
                 return Ok(());
             }
@@ -454,7 +456,7 @@ impl Logins {
     /// As [`Logins::end`].
     pub async fn end_account(&self, username: &str) -> Result<(), LoginError> {
         let of_account: Vec<_> = self
-            .logins
+            .table
             .lock()
             .values()
             .filter(|login| login.username == username)
@@ -471,7 +473,7 @@ impl Logins {
         let now = self.clock.now();
         let mut next = None;
         let mut due = Vec::new();
-        for login in self.logins.lock().values() {
+        for login in self.table.lock().values() {
             if login.is_due(now) {
                 due.push(Arc::clone(login));
                 continue;
@@ -491,14 +493,14 @@ impl Logins {
     /// All logins that live, by start and number.
     pub fn list(&self) -> Vec<Arc<Login>> {
         self.end_due();
-        let mut all: Vec<_> = self.logins.lock().values().cloned().collect();
+        let mut all: Vec<_> = self.table.lock().values().cloned().collect();
         all.sort_by_key(|login| (login.started_ms, login.id));
         all
     }
 
     fn forget(&self, login: &Arc<Login>) {
         let removed = {
-            let mut logins = self.logins.lock();
+            let mut logins = self.table.lock();
             match logins.get(&login.hash) {
                 Some(held) if Arc::ptr_eq(held, login) => logins.remove(&login.hash).is_some(),
                 _ => false,
@@ -659,13 +661,13 @@ mod tests {
             .create("ADMIN", LoginSettings::default(), true, HERE)
             .await
             .unwrap();
-        clock.advance(Duration::from_secs(7200));
+        clock.advance(Duration::from_hours(2));
         logins.alter(&login, |_| (), Some(false)).await.unwrap();
         assert!(store.scan(LOGIN, vec![]..vec![0xFF; 40], 9).await.unwrap().is_empty());
         assert_eq!(logins.list().len(), 1, "the idle time begins with the change");
         let refused = logins.alter(&login, |_| (), Some(true)).await;
         assert_eq!(refused, Err(LoginError::CannotBecomePermanent));
-        clock.advance(Duration::from_secs(3600));
+        clock.advance(Duration::from_hours(1));
         assert!(logins.list().is_empty());
         assert_eq!(logins.alter(&login, |_| (), None).await, Err(LoginError::Gone));
     }

@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RowError, StoredRow};
+use super::RowError;
+use super::StoredRow;
 
 /// One label.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -46,9 +47,11 @@ pub fn key(id: u32) -> [u8; 4] {
 /// The id in a key.
 ///
 /// # Errors
-/// [`RowError::Key`] if it is not 4 bytes.
+/// [`RowError::Malformed`] if it is not 4 bytes.
 pub fn parse_key(key: &[u8]) -> Result<u32, RowError> {
-    Ok(u32::from_be_bytes(key.try_into().map_err(|_| RowError::Key)?))
+    Ok(u32::from_be_bytes(
+        key.try_into().map_err(|_| RowError::Malformed("key".into()))?,
+    ))
 }
 
 #[cfg(test)]
@@ -70,6 +73,6 @@ mod tests {
         });
         survives_the_round_trip_and_nothing_else(&NextLabelRow(9));
         assert_eq!(parse_key(&key(7)), Ok(7));
-        assert_eq!(parse_key(&[1, 2]), Err(RowError::Key));
+        assert_eq!(parse_key(&[1, 2]), Err(RowError::Malformed("key".into())));
     }
 }

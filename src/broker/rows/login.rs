@@ -26,8 +26,10 @@ mod tests {
 
     #[test]
     fn a_login_survives_the_round_trip() {
-        let mut settings = LoginSettings::default();
-        settings.description = Some("dashboard".into());
+        let mut settings = LoginSettings {
+            description: Some("dashboard".into()),
+            ..LoginSettings::default()
+        };
         settings.response.omit = vec!["errorMessage".into()];
         super::super::checks::survives_the_round_trip_and_nothing_else(&LoginRow {
             username: "ADMIN".into(),

@@ -1,6 +1,6 @@
 //! The action table: every action by name, with its handler, in one line.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 
 use super::envelope::Call;
@@ -95,13 +95,17 @@ static ACTIONS: &[Action] = &[
     line(Admin, "deleteSession", &[], MayBeGone, |call| {
         Box::pin(login::delete(call))
     }),
-    line(Admin, "pingSession", &[], Optional, |call| Box::pin(login::ping(call))),
-    line(Admin, "listSessions", &[], Required, |call| Box::pin(login::list(call))),
+    line(Admin, "pingSession", &[], Optional, |call| {
+        Box::pin(ready(login::ping(call)))
+    }),
+    line(Admin, "listSessions", &[], Required, |call| {
+        Box::pin(ready(login::list(call)))
+    }),
     line(Admin, "describeSessions", &[], Required, |call| {
-        Box::pin(login::describe(call))
+        Box::pin(ready(login::describe(call)))
     }),
     line(Admin, "manageService", &[], Required, |_| {
-        Box::pin(not_implemented("manageService"))
+        Box::pin(ready(not_implemented("manageService")))
     }),
 ];
 
@@ -189,7 +193,7 @@ pub fn resolve(api: &str, name: &str) -> Result<&'static Action, Fault> {
     Err(Fault::new(ErrorCode::UNKNOWN_ACTION, message))
 }
 
-async fn not_implemented(name: &'static str) -> Result<Out, Fault> {
+fn not_implemented(name: &'static str) -> Result<Out, Fault> {
     Err(Fault::new(
         ErrorCode::NOT_IMPLEMENTED,
         format!("Action \"{name}\" is not implemented."),

@@ -83,12 +83,12 @@ pub async fn delete(call: &mut Call) -> Result<Out, Fault> {
 }
 
 /// Says that the service is up; a valid token has its idle time reset before.
-pub async fn ping(_call: &mut Call) -> Result<Out, Fault> {
+pub fn ping(_call: &mut Call) -> Result<Out, Fault> {
     Ok(Out::empty())
 }
 
 /// Lists the logins that the account may see.
-pub async fn list(call: &mut Call) -> Result<Out, Fault> {
+pub fn list(call: &mut Call) -> Result<Out, Fault> {
     let names = call
         .params
         .strings("usernameFilter", 1..=NAME_BYTES_MAX)?
@@ -117,7 +117,7 @@ pub async fn list(call: &mut Call) -> Result<Out, Fault> {
 }
 
 /// Describes the named logins, or all of the account.
-pub async fn describe(call: &mut Call) -> Result<Out, Fault> {
+pub fn describe(call: &mut Call) -> Result<Out, Fault> {
     let tokens = call.params.strings("authTokens", 0..=255)?.unwrap_or_default();
     call.finish_params()?;
     let account = call.account()?;
@@ -145,14 +145,14 @@ pub async fn describe(call: &mut Call) -> Result<Out, Fault> {
 }
 
 /// Which part of a list is wanted.
-pub(super) struct Page {
+pub struct Page {
     skip: usize,
     most: usize,
 }
 
 impl Page {
     /// `skipRecords` and `maxRecords`.
-    pub(super) fn read(params: &mut Params) -> Result<Self, Fault> {
+    pub fn read(params: &mut Params) -> Result<Self, Fault> {
         let skip = params.integer("skipRecords", 0..=i64::MAX)?.unwrap_or(0);
         let most = params.integer("maxRecords", 1..=i64::MAX)?.unwrap_or(i64::MAX);
         Ok(Self {
@@ -162,7 +162,7 @@ impl Page {
     }
 
     /// That part of `items`, which are filtered and sorted.
-    pub(super) fn of<T>(&self, items: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    pub fn of<T>(&self, items: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
         items.skip(self.skip).take(self.most)
     }
 }

@@ -13,7 +13,10 @@ pub mod dispatch;
 pub mod envelope;
 pub mod error_code;
 pub mod login;
+pub mod mq_message;
+pub mod mq_session;
 pub mod params;
+pub mod payload;
 pub mod reply;
 pub mod time;
 

@@ -76,6 +76,11 @@ impl Params {
         self.members.swap_remove(name).filter(|value| !value.is_null())
     }
 
+    /// A member with `null` told from absence, for the few places where they differ.
+    pub fn raw(&mut self, name: &str) -> Option<Value> {
+        self.members.swap_remove(name)
+    }
+
     /// The complaint that a member is missing.
     pub fn missing(&self, name: &str) -> Fault {
         Fault::new(

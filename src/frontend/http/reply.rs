@@ -71,7 +71,6 @@ impl Out {
     /// The value as it is sent.
     pub fn finish(self, numbers_as_text: bool, omit: &[String]) -> Value {
         match self {
-            Self::User(value) => value,
             Self::Own(Value::Number(number)) if numbers_as_text => Value::String(number.to_string()),
             Self::Own(Value::Array(items)) => {
                 Self::List(items.into_iter().map(Self::Own).collect()).finish(numbers_as_text, omit)
@@ -82,7 +81,7 @@ impl Out {
                     .map(|(name, value)| (Cow::Owned(name), Self::Own(value)));
                 Self::Object(Object(members.collect())).finish(numbers_as_text, omit)
             }
-            Self::Own(value) => value,
+            Self::Own(value) | Self::User(value) => value,
             Self::List(items) => items
                 .into_iter()
                 .map(|item| item.finish(numbers_as_text, omit))
