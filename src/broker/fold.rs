@@ -158,7 +158,7 @@ impl Shared {
     }
 
     /// Rows of tables whose owners keep them themselves.
-    fn apply_foreign_row(&self, table: Table, _key: &[u8], row: Option<&[u8]>) -> Result<bool, RowError> {
+    fn apply_foreign_row(&self, table: Table, key: &[u8], row: Option<&[u8]>) -> Result<bool, RowError> {
         match table {
             rows::SECRET => {
                 if let Some(row) = row {
@@ -166,6 +166,9 @@ impl Shared {
                 }
                 Ok(true)
             }
+            rows::ACCOUNT => self.accounts.apply_row(key, row).map(|()| true),
+            rows::LOGIN => self.logins.apply_row(key, row).map(|()| true),
+            rows::LABEL => self.labels.apply_row(key, row).map(|()| true),
             _ => Ok(false),
         }
     }

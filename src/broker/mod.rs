@@ -75,6 +75,8 @@ pub struct BrokerSettings {
     pub position_commit_interval: Duration,
     /// Incarnation of the store's data, greater than any before.
     pub incarnation: u64,
+    /// How many logins there may be at once.
+    pub login_limits: login::LoginLimits,
     /// When the previous incarnation stopped in order, ms since 1970; `None` after a crash or at the first start.
     pub previous_clean_stop: Option<i64>,
 }
@@ -86,6 +88,7 @@ impl Default for BrokerSettings {
             position_commit_count: 100,
             position_commit_interval: Duration::from_secs(1),
             incarnation: 1,
+            login_limits: login::LoginLimits::default(),
             previous_clean_stop: None,
         }
     }
@@ -110,6 +113,9 @@ pub(crate) struct Shared {
     starts: Mutex<BTreeMap<u64, (StartedRow, Mark)>>,
     stored_wills: Mutex<HashMap<SessionId, WillRow>>,
     secret: Mutex<Option<[u8; 32]>>,
+    accounts: Arc<account::Accounts>,
+    logins: Arc<login::Logins>,
+    labels: Arc<label::Labels>,
 }
 
 /// The handle frontends hold; clones share one broker.
@@ -123,6 +129,13 @@ impl Broker {
     /// If the store cannot be read or written.
     pub async fn open(store: Arc<dyn Store>, clock: Clock, settings: BrokerSettings) -> Result<Self, OpenError> {
         let shared = Arc::new(Shared {
+            accounts: Arc::new(account::Accounts::new(Arc::clone(&store), clock.clone())),
+            logins: Arc::new(login::Logins::new(
+                Arc::clone(&store),
+                clock.clone(),
+                settings.login_limits,
+            )),
+            labels: Arc::new(label::Labels::new(Arc::clone(&store))),
             store,
             clock,
             topics: TopicTable::default(),
@@ -160,6 +173,13 @@ impl Broker {
         }
         shared.set_dispatched(shared.store.mark());
         let broker = Self(Arc::clone(&shared));
+        let held = Arc::downgrade(&shared);
+        shared.logins.on_end(move |login| {
+            if let Some(shared) = held.upgrade() {
+                shared.login_ended(login.0);
+            }
+        });
+        tokio::spawn(login::watch_idle(Arc::clone(&shared.logins), shared.clock.clone()));
         tokio::spawn(Dispatcher::new(Arc::clone(&shared)).run(feed));
         shared.start().await?;
         tokio::spawn(lifetime::watch_deadlines(Arc::clone(&shared)));
@@ -175,6 +195,21 @@ impl Broker {
     /// Whether the store takes commits.
     pub fn store_state(&self) -> crate::store::StoreState {
         self.0.store.state()
+    }
+
+    /// Accounts.
+    pub fn accounts(&self) -> &Arc<account::Accounts> {
+        &self.0.accounts
+    }
+
+    /// Logins.
+    pub fn logins(&self) -> &Arc<login::Logins> {
+        &self.0.logins
+    }
+
+    /// Labels.
+    pub fn labels(&self) -> &Arc<label::Labels> {
+        &self.0.labels
     }
 
     /// Its clock.
