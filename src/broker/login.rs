@@ -23,8 +23,8 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::rows::login::LoginRow;
 use super::rows::StoredRow;
+use super::rows::login::LoginRow;
 use super::rows::{self, RowError};
 use crate::clock::Clock;
 use crate::store::{self, Class, Refused, Store};
@@ -535,6 +535,16 @@ impl Logins {
             Some(ticket) => self.store.settled(&ticket).await.map_err(LoginError::Store),
             None => Ok(()),
         }
+    }
+}
+
+/// Ends idle logins within a few seconds of their time, so that what they hold is released although nobody asks.
+pub(super) async fn watch_idle(logins: Arc<Logins>, clock: Clock) {
+    const LOOK_EVERY: Duration = Duration::from_secs(2);
+    while Arc::strong_count(&logins) > 1 {
+        let next = logins.end_due();
+        let latest = clock.now() + LOOK_EVERY;
+        clock.sleep_until(next.map_or(latest, |next| next.min(latest))).await;
     }
 }
 
