@@ -1,4 +1,4 @@
-//! The frontends: stateless views of the broker for one protocol each. They translate; what was promised to a client
-//! is kept by the broker.
+//! What clients speak: each frontend translates between its protocol and the broker's handle, and keeps nothing.
 
+pub mod http;
 pub mod mqtt;

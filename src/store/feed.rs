@@ -52,6 +52,16 @@ impl FeedQueue {
         })
     }
 
+    /// Queues an item under a lock of the backend's; [`FeedQueue::wake`] follows when the lock is released.
+    pub(in crate::store) fn queue(&self, item: FeedItem) {
+        self.items.lock().push_back(item);
+    }
+
+    /// Wakes the reader, exactly one task.
+    pub(in crate::store) fn wake(&self) {
+        self.queued.notify_one();
+    }
+
     /// Queues an item and wakes the reader, exactly one task.
     pub(in crate::store) fn push(&self, item: FeedItem) {
         self.items.lock().push_back(item);
@@ -91,12 +101,17 @@ impl Feed {
         }
     }
 
-    /// The next item if there is one now; finishes the batch handed out before either way.
-    pub fn try_next(&mut self) -> Option<FeedItem> {
+    /// Finishes the batch handed out before, without asking for another.
+    pub fn finish(&mut self) {
         if let Some(batch) = self.current.take() {
             self.queue.finished_mark.store(batch.end.raw(), Ordering::Release);
             (self.queue.finished)(&batch);
         }
+    }
+
+    /// The next item if there is one now; finishes the batch handed out before either way.
+    pub fn try_next(&mut self) -> Option<FeedItem> {
+        self.finish();
         let item = self.queue.items.lock().pop_front()?;
         if let FeedItem::Batch(batch) = &item {
             self.current = Some(Arc::clone(batch));
