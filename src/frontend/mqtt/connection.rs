@@ -240,7 +240,12 @@ where
                 return end;
             }
             self.set_alarm();
-            if let Err(end) = self.wait().await {
+            let ended = match self.wait().await {
+                Ok(true) => self.look_at_clock(),
+                Ok(false) => Ok(()),
+                Err(end) => Err(end),
+            };
+            if let Err(end) = ended {
                 return end;
             }
         }
@@ -326,12 +331,13 @@ where
         Ok(())
     }
 
-    /// Writes what is there and waits until there is something to do; takes what was read.
-    async fn wait(&mut self) -> Result<(), End> {
-        let signal = Arc::as_ref(&self.signal);
+    /// Writes what is there and waits until there is something to do; takes what was read. The answer says whether the
+    /// alarm rang.
+    async fn wait(&mut self) -> Result<bool, End> {
+        let Self { frontend, stream, input, output, unflushed, client, signal, staged, alarm, active, paused, .. } =
+            self;
         let mut woken = pin!(signal.woken());
-        let Self { frontend, stream, input, output, unflushed, client, staged, alarm, active, paused, .. } = self;
-        let rang = poll_fn(|context| {
+        poll_fn(|context| {
             if *unflushed || output.pending() > 0 {
                 *unflushed = true;
                 match output.poll_write(context, stream) {
@@ -367,12 +373,11 @@ where
                 return Poll::Ready(Ok(false));
             }
             match &mut alarm.sleep {
-                Some(sleep) if sleep.as_mut().poll(context).is_ready() => Poll::Ready(Ok(true)),
-                _ => Poll::Pending,
+                Some(sleep) => sleep.as_mut().poll(context).map(|()| Ok(true)),
+                None => Poll::Pending,
             }
         })
-        .await?;
-        if rang { self.look_at_clock() } else { Ok(()) }
+        .await
     }
 
     /// Ends the connection: the session first, then the client is told, if its version can hear it.
