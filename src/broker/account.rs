@@ -23,8 +23,8 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-use super::rows::account::AccountRow;
 use super::rows::StoredRow;
+use super::rows::account::AccountRow;
 use super::rows::{self, RowError};
 use crate::clock::Clock;
 use crate::store::{self, Class, Refused, Store, Ticket};

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::rows::label::{LabelRow, NextLabelRow, key, parse_key};
 use super::rows::StoredRow;
+use super::rows::label::{LabelRow, NextLabelRow, key, parse_key};
 use super::rows::{self, RowError};
 use crate::store::{self, Class, Refused, Store, Ticket};
 

@@ -33,7 +33,15 @@ enum First {
 
 /// Takes the first packet of a connection; what is behind it stays for later.
 fn first_packet(bytes: &[u8], bytes_max: u32) -> (Taken, First) {
-    let refused = |version, why| (Taken { used: bytes.len(), needed: 0 }, First::Refused(version, why));
+    let refused = |version, why| {
+        (
+            Taken {
+                used: bytes.len(),
+                needed: 0,
+            },
+            First::Refused(version, why),
+        )
+    };
     let frame = match cut(bytes, bytes_max) {
         Cut::Incomplete(needed) => return (Taken { used: 0, needed }, First::NotYet),
         Cut::Malformed(why) => return refused(None, why),
@@ -42,7 +50,10 @@ fn first_packet(bytes: &[u8], bytes_max: u32) -> (Taken, First) {
     let mut scratch = Vec::new();
     match packet::decode(&frame, None, &mut scratch) {
         Ok(Packet::Connect(connect)) => {
-            let taken = Taken { used: frame.whole.len(), needed: 0 };
+            let taken = Taken {
+                used: frame.whole.len(),
+                needed: 0,
+            };
             (taken, First::Connect(connect))
         }
         Ok(_) => refused(None, Malformed::protocol("the first packet is not a CONNECT")),
@@ -61,7 +72,10 @@ where
     let bytes_max = frontend.settings.packet_bytes_max;
     let reading = async {
         loop {
-            match input.read(stream, &frontend.budget, |bytes| first_packet(bytes, bytes_max)).await? {
+            match input
+                .read(stream, &frontend.budget, |bytes| first_packet(bytes, bytes_max))
+                .await?
+            {
                 Some(First::NotYet) => {}
                 first => return Ok(first),
             }
@@ -133,7 +147,10 @@ struct Refused {
 
 impl Refused {
     fn new(reason: ReasonCode, text: impl Into<String>) -> Self {
-        Self { reason, text: text.into() }
+        Self {
+            reason,
+            text: text.into(),
+        }
     }
 }
 
@@ -169,7 +186,11 @@ async fn accept(frontend: &Frontend, connect: Connect, peer: SocketAddr) -> Resu
         let text = "an empty client identifier needs a clean session";
         return Err(Refused::new(ReasonCode::ClientIdentifierNotValid, text));
     }
-    let credentials = Credentials { username: connect.username, password: connect.password, peer };
+    let credentials = Credentials {
+        username: connect.username,
+        password: connect.password,
+        peer,
+    };
     let identity = frontend
         .authenticator
         .authenticate(credentials)
@@ -217,7 +238,13 @@ async fn accept(frontend: &Frontend, connect: Connect, peer: SocketAddr) -> Resu
         connect.keep_alive,
         &frontend.settings,
     );
-    Ok((client, Accepted { session_present, assigned }))
+    Ok((
+        client,
+        Accepted {
+            session_present,
+            assigned,
+        },
+    ))
 }
 
 /// A client identifier nobody has. Spec: v5 [MQTT-3.1.3-6].
@@ -234,7 +261,11 @@ fn will(will: packet::Will) -> Will {
         retain: will.retain,
         payload: will.payload,
         payload_utf8: will.payload_utf8,
-        payload_type: if will.payload_utf8 { PayloadType::Utf8 } else { PayloadType::Binary },
+        payload_type: if will.payload_utf8 {
+            PayloadType::Utf8
+        } else {
+            PayloadType::Binary
+        },
         properties: will.properties,
         expiry_seconds: will.expiry,
         delay_seconds: u64::from(will.delay),

@@ -113,11 +113,25 @@ impl Client {
                 Next::Packet(packet, length) => {
                     used += length;
                     if let Err(end) = self.handle_packet(packet, output) {
-                        break (Taken { used: bytes.len(), needed: 0 }, Err(end));
+                        break (
+                            Taken {
+                                used: bytes.len(),
+                                needed: 0,
+                            },
+                            Err(end),
+                        );
                     }
                 }
                 Next::Incomplete(needed) => break (Taken { used, needed }, Ok(())),
-                Next::Malformed(why) => break (Taken { used: bytes.len(), needed: 0 }, Err(End::Refused(why))),
+                Next::Malformed(why) => {
+                    break (
+                        Taken {
+                            used: bytes.len(),
+                            needed: 0,
+                        },
+                        Err(End::Refused(why)),
+                    );
+                }
             }
         };
         self.handle.flush();
@@ -218,7 +232,11 @@ where
         Self {
             signal: Arc::clone(client.handle.signal()),
             active: clock.now(),
-            alarm: Alarm { clock, at: Duration::ZERO, sleep: None },
+            alarm: Alarm {
+                clock,
+                at: Duration::ZERO,
+                sleep: None,
+            },
             frontend,
             stream,
             input,
@@ -259,7 +277,12 @@ where
             self.client.encode_replies(replies, self.output.buffer())?;
         }
         if let Some(staged) = &self.staged {
-            if !self.client.handle.settled(&staged.ticket).map_err(|_| End::Closing(Closing::StoreFailed))? {
+            if !self
+                .client
+                .handle
+                .settled(&staged.ticket)
+                .map_err(|_| End::Closing(Closing::StoreFailed))?
+            {
                 return Ok(());
             }
             self.output.buffer().extend_from_slice(&staged.bytes);
@@ -268,7 +291,13 @@ where
         if !self.client.may_pull(&self.output) {
             return Ok(());
         }
-        let Client { handle, version, bytes_max, outgoing, .. } = &mut self.client;
+        let Client {
+            handle,
+            version,
+            bytes_max,
+            outgoing,
+            ..
+        } = &mut self.client;
         let mut sink = Sink::new(self.output.buffer(), *version, *bytes_max, outgoing.as_deref_mut());
         let start = sink.start();
         // Cold reads need room that a waiting connection should not have.
@@ -334,8 +363,20 @@ where
     /// Writes what is there and waits until there is something to do; takes what was read. The answer says whether the
     /// alarm rang.
     async fn wait(&mut self) -> Result<bool, End> {
-        let Self { frontend, stream, input, output, unflushed, client, signal, staged, alarm, active, paused, .. } =
-            self;
+        let Self {
+            frontend,
+            stream,
+            input,
+            output,
+            unflushed,
+            client,
+            signal,
+            staged,
+            alarm,
+            active,
+            paused,
+            ..
+        } = self;
         let mut woken = pin!(signal.woken());
         poll_fn(|context| {
             if *unflushed || output.pending() > 0 {
@@ -356,7 +397,9 @@ where
                     *paused = false;
                     *active = alarm.clock.now();
                 }
-                match input.poll_read(context, stream, &frontend.budget, &mut |bytes| client.take(bytes, output)) {
+                match input.poll_read(context, stream, &frontend.budget, &mut |bytes| {
+                    client.take(bytes, output)
+                }) {
                     Poll::Ready(Ok(Some(taken))) => {
                         taken?;
                         *active = alarm.clock.now();
@@ -382,7 +425,12 @@ where
 
     /// Ends the connection: the session first, then the client is told, if its version can hear it.
     async fn finish(self, end: End) {
-        let Self { mut stream, mut output, client, .. } = self;
+        let Self {
+            mut stream,
+            mut output,
+            client,
+            ..
+        } = self;
         tracing::debug!(client = client.handle.client_name(), "a connection ends: {end}");
         end.encode(&client, output.buffer());
         client.handle.end(end.ending());

@@ -43,7 +43,9 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(why) => why.fmt(f),
-            Self::Left { .. } | Self::LeftWithWill { .. } | Self::Closing(_) | Self::Lost(_) => f.write_str(self.text()),
+            Self::Left { .. } | Self::LeftWithWill { .. } | Self::Closing(_) | Self::Lost(_) => {
+                f.write_str(self.text())
+            }
         }
     }
 }
@@ -89,15 +91,18 @@ impl End {
     /// What it means for will and session.
     pub(super) fn ending(&self) -> Ending {
         match self {
-            Self::Left { session_expiry } => Ending::Normal { session_expiry_seconds: session_expiry.map(u64::from) },
+            Self::Left { session_expiry } => Ending::Normal {
+                session_expiry_seconds: session_expiry.map(u64::from),
+            },
             Self::LeftWithWill { session_expiry } => Ending::WithWill {
                 session_expiry_seconds: session_expiry.map(u64::from),
                 reason: self.text(),
             },
             Self::Closing(Closing::ShuttingDown) => Ending::ServerStops,
-            Self::Refused(_) | Self::Closing(_) | Self::Lost(_) => {
-                Ending::WithWill { session_expiry_seconds: None, reason: self.text() }
-            }
+            Self::Refused(_) | Self::Closing(_) | Self::Lost(_) => Ending::WithWill {
+                session_expiry_seconds: None,
+                reason: self.text(),
+            },
         }
     }
 }
@@ -117,7 +122,9 @@ impl Client {
         let session_expiry = disconnect.session_expiry;
         if session_expiry.is_some_and(|seconds| seconds > 0) && self.session_expiry == 0 {
             // v5 [MQTT-3.14.2-2]
-            return End::Refused(Malformed::protocol("the session expiry was 0 and cannot be raised at the end"));
+            return End::Refused(Malformed::protocol(
+                "the session expiry was 0 and cannot be raised at the end",
+            ));
         }
         if disconnect.reason == ReasonCode::Success {
             End::Left { session_expiry }

@@ -140,7 +140,9 @@ impl Frontend {
     pub fn new(broker: Broker, settings: Settings, authenticator: Arc<dyn Authenticator>) -> Arc<Self> {
         Arc::new(Self {
             budget: Budget::new(settings.unfinished_bytes_max),
-            connections: Arc::new(Semaphore::new(settings.connection_count_max.min(Semaphore::MAX_PERMITS))),
+            connections: Arc::new(Semaphore::new(
+                settings.connection_count_max.min(Semaphore::MAX_PERMITS),
+            )),
             stopping: watch::Sender::new(false),
             broker,
             settings,
@@ -231,5 +233,7 @@ pub async fn listen(
     authenticator: Arc<dyn Authenticator>,
     shutdown: impl Future<Output = ()>,
 ) {
-    Frontend::new(broker, settings, authenticator).listen(listener, shutdown).await;
+    Frontend::new(broker, settings, authenticator)
+        .listen(listener, shutdown)
+        .await;
 }

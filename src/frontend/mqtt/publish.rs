@@ -50,7 +50,9 @@ impl Client {
         let topic = match publish.properties.topic_alias {
             None => publish.topic,
             Some(alias) => {
-                self.incoming.get_or_insert_default().resolve(alias, publish.topic, self.topic_alias_maximum)?
+                self.incoming
+                    .get_or_insert_default()
+                    .resolve(alias, publish.topic, self.topic_alias_maximum)?
             }
         };
         let payload_utf8 = publish.properties.payload_utf8;
@@ -59,7 +61,11 @@ impl Client {
             retain: publish.retain,
             payload_utf8,
             expiry: publish.properties.expiry,
-            payload_type: if payload_utf8 { PayloadType::Utf8 } else { PayloadType::Binary },
+            payload_type: if payload_utf8 {
+                PayloadType::Utf8
+            } else {
+                PayloadType::Binary
+            },
             properties: publish.properties.raw,
             extras: &[],
             payload: publish.payload,
@@ -179,7 +185,9 @@ impl Client {
         refused: Option<&PublishRefused>,
         out: &mut Vec<u8>,
     ) {
-        let Some(packet_id) = NonZeroU16::new(packet_id) else { return };
+        let Some(packet_id) = NonZeroU16::new(packet_id) else {
+            return;
+        };
         match refused {
             Some(refused) if self.problem_information => {
                 let text = refused.to_string();
@@ -191,7 +199,11 @@ impl Client {
 }
 
 const fn found(known: bool) -> ReasonCode {
-    if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound }
+    if known {
+        ReasonCode::Success
+    } else {
+        ReasonCode::PacketIdentifierNotFound
+    }
 }
 
 /// Encodes what the broker hands out.
@@ -211,7 +223,13 @@ impl<'a> Sink<'a> {
         bytes_max: u32,
         aliases: Option<&'a mut OutgoingAliases>,
     ) -> Self {
-        Self { start: out.len(), out, version, bytes_max, aliases }
+        Self {
+            start: out.len(),
+            out,
+            version,
+            bytes_max,
+            aliases,
+        }
     }
 
     /// Where the first delivery begins.
@@ -239,13 +257,22 @@ impl DeliverySink for Sink<'_> {
             raw: delivery.record.properties,
             payload: delivery.record.payload,
         };
-        match self.aliases.as_deref_mut().map_or(Naming::Name, |aliases| aliases.naming(delivery.topic)) {
+        match self
+            .aliases
+            .as_deref_mut()
+            .map_or(Naming::Name, |aliases| aliases.naming(delivery.topic))
+        {
             Naming::Name => self.encode(&named),
-            Naming::Alias(alias) => {
-                self.encode(&fast::Delivery { topic: &[], topic_alias: Some(alias), ..named })
-            }
+            Naming::Alias(alias) => self.encode(&fast::Delivery {
+                topic: &[],
+                topic_alias: Some(alias),
+                ..named
+            }),
             Naming::Both(alias) => {
-                if !self.encode(&fast::Delivery { topic_alias: Some(alias), ..named }) {
+                if !self.encode(&fast::Delivery {
+                    topic_alias: Some(alias),
+                    ..named
+                }) {
                     // Without the alias it may still be small enough.
                     return self.encode(&named);
                 }

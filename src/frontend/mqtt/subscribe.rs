@@ -17,7 +17,12 @@ use crate::broker::topic_name::InvalidTopic;
 impl Client {
     /// Hands a SUBSCRIBE on; what is wrong with a filter is its own answer's matter.
     pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
-        let Subscribe { packet_id, subscription_id, filters, user_properties } = subscribe;
+        let Subscribe {
+            packet_id,
+            subscription_id,
+            filters,
+            user_properties,
+        } = subscribe;
         let filters = filters.into_iter().map(|wanted| {
             let options = SubscriptionOptions {
                 qos: qos(wanted.qos),
@@ -40,13 +45,19 @@ impl Client {
 
     /// Hands an UNSUBSCRIBE on.
     pub(super) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe) {
-        let filters = unsubscribe.filters.iter().map(|filter| TopicFilter::parse(filter)).collect();
+        let filters = unsubscribe
+            .filters
+            .iter()
+            .map(|filter| TopicFilter::parse(filter))
+            .collect();
         self.handle.unsubscribe(unsubscribe.packet_id.get(), filters);
         self.pull_due = true;
     }
 
     pub(super) fn suback(&self, packet_id: u16, results: &[Result<Qos, SubscribeRefused>], out: &mut Vec<u8>) {
-        let Some(packet_id) = NonZeroU16::new(packet_id) else { return };
+        let Some(packet_id) = NonZeroU16::new(packet_id) else {
+            return;
+        };
         let reasons: Vec<ReasonCode> = results
             .iter()
             .map(|result| match result {
@@ -57,17 +68,25 @@ impl Client {
             })
             .collect();
         let refused = results.iter().find_map(|result| result.err());
-        let text = refused.filter(|_| self.problem_information).map(|refused| match refused {
-            SubscribeRefused::Invalid(invalid) => format!("a topic filter is invalid: {invalid}"),
-            SubscribeRefused::NotAuthorized => "a topic filter is reserved for administrators".to_owned(),
-            SubscribeRefused::Quota => "there are too many subscriptions".to_owned(),
-        });
-        let answers = FilterAnswers { packet_id, reasons: &reasons, reason_string: text.as_deref() };
+        let text = refused
+            .filter(|_| self.problem_information)
+            .map(|refused| match refused {
+                SubscribeRefused::Invalid(invalid) => format!("a topic filter is invalid: {invalid}"),
+                SubscribeRefused::NotAuthorized => "a topic filter is reserved for administrators".to_owned(),
+                SubscribeRefused::Quota => "there are too many subscriptions".to_owned(),
+            });
+        let answers = FilterAnswers {
+            packet_id,
+            reasons: &reasons,
+            reason_string: text.as_deref(),
+        };
         packet::encode_suback(out, self.version, &answers, self.bytes_max);
     }
 
     pub(super) fn unsuback(&self, packet_id: u16, results: &[Result<bool, InvalidTopic>], out: &mut Vec<u8>) {
-        let Some(packet_id) = NonZeroU16::new(packet_id) else { return };
+        let Some(packet_id) = NonZeroU16::new(packet_id) else {
+            return;
+        };
         let reasons: Vec<ReasonCode> = results
             .iter()
             .map(|result| match result {
@@ -76,7 +95,11 @@ impl Client {
                 Err(_) => ReasonCode::TopicFilterInvalid,
             })
             .collect();
-        let answers = FilterAnswers { packet_id, reasons: &reasons, reason_string: None };
+        let answers = FilterAnswers {
+            packet_id,
+            reasons: &reasons,
+            reason_string: None,
+        };
         packet::encode_unsuback(out, self.version, &answers, self.bytes_max);
     }
 }
