@@ -120,6 +120,8 @@ pub enum Ending {
         /// Why, for `disconnectionReason`.
         reason: &'static str,
     },
+    /// The server stops: the session stays as it is, and counts as connected until then (spec/semantics.md 8).
+    ServerStops,
 }
 
 /// One MQTT connection of a session.
@@ -724,14 +726,9 @@ impl Connection {
         pulled
     }
 
-    /// Waits until there may be something to do.
-    pub async fn woken(&self) {
-        self.signal.woken().await;
-    }
-
-    /// Why the connection must end, if it must.
-    pub fn closing(&self) -> Option<Closing> {
-        self.signal.closing()
+    /// Wakes whoever serves the connection when there may be something to do, and says when it must end.
+    pub fn signal(&self) -> &Arc<Signal> {
+        &self.signal
     }
 
     /// Ends the connection: the will and the session's clock begin as it says. What was queued is handed over.

@@ -234,7 +234,7 @@ pub struct Step {
 }
 
 /// Takes what is handed out; encodes it for its client.
-pub trait DeliverySink: Send {
+pub trait DeliverySink: Send + Sync {
     /// Asked before each message: `false` leaves it where it is.
     fn accepts(&mut self) -> bool {
         true

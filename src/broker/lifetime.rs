@@ -42,6 +42,13 @@ impl Shared {
         }
         self.close_link(session, state, Closing::Administrative);
         let (expiry, reason, will) = match ending {
+            Ending::ServerStops => {
+                let mut commit = self.store.begin(Class::C);
+                if state.is_stored() {
+                    persist(self, session, state, &mut commit);
+                }
+                return self.hand_over_last(state, commit);
+            }
             Ending::Normal { session_expiry_seconds } => (session_expiry_seconds, "normal disconnect", false),
             Ending::WithWill {
                 session_expiry_seconds,

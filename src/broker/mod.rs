@@ -227,6 +227,11 @@ impl Broker {
         )
     }
 
+    /// Asks whoever serves a connection to end it, and tells why.
+    pub fn close_connections(&self, reason: Closing) {
+        self.0.close_connections(reason);
+    }
+
     /// Ends all connections and writes what is not written yet.
     ///
     /// # Errors

@@ -2,7 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed setup is a failed test")]
 
-#[path = "../common/mqtt.rs"]
-mod client;
+#[path = "../common/mod.rs"]
+mod common;
 
+use common::mqtt as client;
+
+mod connect;
 mod harness;
+mod qos1;
+mod qos2;

@@ -16,6 +16,9 @@ const POOL_COUNT: usize = 16;
 /// Larger ones are not kept.
 const POOL_BYTES_MAX: usize = 256 << 10;
 
+/// Written bytes that stand before unwritten ones at most.
+const COMPACT_BYTES: usize = 256 << 10;
+
 thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
@@ -32,6 +35,10 @@ impl Output {
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0 {
             self.bytes = POOL.with_borrow_mut(Vec::pop).unwrap_or_default();
+        } else if self.written > COMPACT_BYTES {
+            // A slow client may never have taken everything; what it has taken must not pile up.
+            self.bytes.drain(..self.written);
+            self.written = 0;
         }
         &mut self.bytes
     }

@@ -5,6 +5,12 @@
 
 use std::fmt;
 
+use super::NotAuthenticated;
+use crate::broker::connection::SubscribeRefused;
+use crate::broker::error::{ConnectRefused, PublishRefused, StoreFailed};
+use crate::broker::session::Closing;
+use crate::store::Refused;
+
 /// Reason codes of MQTT 5.0 (section 2.4). Codes that share a value share a variant: 0x00 is also *Normal
 /// disconnection* and *Granted `QoS` 0*.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -233,6 +239,77 @@ impl ReasonCode {
 impl fmt::Display for ReasonCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:?} (0x{:02X})", self.byte())
+    }
+}
+
+impl fmt::Display for NotAuthenticated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BadUserNameOrPassword => "user name or password are wrong",
+            Self::NotAuthorized => "the client may not connect",
+            Self::Unavailable => "the credentials cannot be checked now",
+        })
+    }
+}
+
+impl From<NotAuthenticated> for ReasonCode {
+    fn from(why: NotAuthenticated) -> Self {
+        match why {
+            NotAuthenticated::BadUserNameOrPassword => Self::BadUserNameOrPassword,
+            NotAuthenticated::NotAuthorized => Self::NotAuthorized,
+            NotAuthenticated::Unavailable => Self::ServerUnavailable,
+        }
+    }
+}
+
+impl From<&ConnectRefused> for ReasonCode {
+    fn from(refused: &ConnectRefused) -> Self {
+        match refused {
+            ConnectRefused::NameOfApiSession => Self::ClientIdentifierNotValid,
+            ConnectRefused::Banned => Self::Banned,
+            ConnectRefused::NotOwner => Self::NotAuthorized,
+            ConnectRefused::Store(StoreFailed::Refused(Refused::Busy)) => Self::ServerBusy,
+            ConnectRefused::Store(
+                StoreFailed::Refused(Refused::Full | Refused::WritesDisabled(_) | Refused::Fenced)
+                | StoreFailed::Lost(_),
+            ) => Self::ServerUnavailable,
+        }
+    }
+}
+
+impl From<&PublishRefused> for ReasonCode {
+    fn from(refused: &PublishRefused) -> Self {
+        match refused {
+            PublishRefused::Topic(_) => Self::TopicNameInvalid,
+            PublishRefused::NotOpen => Self::NotAuthorized,
+            PublishRefused::Store(StoreFailed::Refused(Refused::Full | Refused::Busy)) => Self::QuotaExceeded,
+            PublishRefused::Store(
+                StoreFailed::Refused(Refused::WritesDisabled(_) | Refused::Fenced) | StoreFailed::Lost(_),
+            ) => Self::ImplementationSpecificError,
+        }
+    }
+}
+
+impl From<SubscribeRefused> for ReasonCode {
+    fn from(refused: SubscribeRefused) -> Self {
+        match refused {
+            SubscribeRefused::Invalid(_) => Self::TopicFilterInvalid,
+            SubscribeRefused::NotAuthorized => Self::NotAuthorized,
+            SubscribeRefused::Quota => Self::QuotaExceeded,
+        }
+    }
+}
+
+impl From<Closing> for ReasonCode {
+    fn from(reason: Closing) -> Self {
+        match reason {
+            Closing::TakenOver => Self::SessionTakenOver,
+            Closing::Administrative => Self::AdministrativeAction,
+            Closing::NotAuthorized => Self::NotAuthorized,
+            Closing::KeepAlive => Self::KeepAliveTimeout,
+            Closing::ShuttingDown => Self::ServerShuttingDown,
+            Closing::StoreFailed => Self::ImplementationSpecificError,
+        }
     }
 }
 
