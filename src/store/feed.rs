@@ -52,6 +52,16 @@ impl FeedQueue {
         })
     }
 
+    /// Queues an item under a lock of the backend's; [`FeedQueue::wake`] follows when the lock is released.
+    pub(in crate::store) fn queue(&self, item: FeedItem) {
+        self.items.lock().push_back(item);
+    }
+
+    /// Wakes the reader, exactly one task.
+    pub(in crate::store) fn wake(&self) {
+        self.queued.notify_one();
+    }
+
     /// Queues an item and wakes the reader, exactly one task.
     pub(in crate::store) fn push(&self, item: FeedItem) {
         self.items.lock().push_back(item);

@@ -1,0 +1,146 @@
+//! The log: what is handed over (`append.rs`), the one writer of it (`writer.rs`), what of it is durable (`state.rs`)
+//! and where readers find it. This file holds what these share, and hands batches from one to the next.
+//!
+//! **Invariants**
+//! - Locks are taken in this order and each alone where possible: append, then settlement; state; recent.
+//! - A batch is applied to the state before the feed has it, and the feed has it before it counts as handed on: a
+//!   reader of the feed finds in the store what the feed told it, and nothing passes early before its log's elders.
+
+pub(crate) mod append;
+pub(crate) mod frame;
+pub(crate) mod index;
+pub(crate) mod prepare;
+pub(crate) mod reader;
+pub(crate) mod recent;
+pub(crate) mod recovery;
+pub(crate) mod segment;
+pub(crate) mod settle;
+pub mod sidecar;
+pub(crate) mod state;
+pub(crate) mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use self::append::{Append, Stop};
+use self::prepare::Preparer;
+use self::reader::OpenSegments;
+use self::recent::Recent;
+use self::settle::Settlement;
+use self::state::State;
+use super::Durability;
+use super::data_dir::DataDir;
+use super::disk::Disk;
+use crate::clock::Clock;
+use crate::store::feed::{FeedItem, FeedQueue};
+use crate::store::types::{Batch, Commit, StoreState, Ticket, WaiterId};
+use crate::store::{Refused, Result};
+
+/// What producers, the writer and readers share.
+pub(crate) struct Log {
+    pub(crate) dir: DataDir,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) store: [u8; 16],
+    pub(crate) clock: Clock,
+    pub(crate) durability: Durability,
+    pub(crate) append: Mutex<Append>,
+    /// The writer waits here for something to do.
+    pub(crate) work: Condvar,
+    pub(crate) state: RwLock<State>,
+    pub(crate) recent: RwLock<Recent>,
+    pub(crate) feed: Arc<FeedQueue>,
+    pub(crate) settlement: Arc<Settlement>,
+    pub(crate) preparer: Preparer,
+    pub(crate) open: OpenSegments,
+    /// When the sync that runs now began, in ms of `born`, plus 1; 0 if none runs.
+    pub(crate) sync_begun: AtomicU64,
+    pub(crate) born: Instant,
+}
+
+impl Log {
+    /// Hands a commit over.
+    pub(crate) fn commit(&self, commit: &Commit) -> std::result::Result<Ticket, Refused> {
+        let now_ms = self.clock.wall_ms();
+        let now = Instant::now();
+        let mut append = self.append.lock();
+        let committed = append.commit(commit, now_ms, now)?;
+        let early = committed.early.is_some();
+        if let Some(run) = committed.early {
+            self.feed.queue(FeedItem::Early(Arc::new(run)));
+        }
+        drop(append);
+        if committed.wake_writer {
+            self.work.notify_one();
+        }
+        if early {
+            self.feed.wake();
+        }
+        Ok(committed.ticket)
+    }
+
+    /// Asks for everything handed over to be made durable.
+    pub(crate) fn sync(&self) -> Ticket {
+        let write = self.append.lock().request_sync();
+        self.work.notify_one();
+        Ticket {
+            write,
+            offsets: Vec::new(),
+        }
+    }
+
+    /// Lists `who` in the batch that settles a ticket.
+    pub(crate) fn notify(&self, ticket: &Ticket, who: WaiterId) {
+        let mut append = self.append.lock();
+        if ticket.write > append.handed_on {
+            append.waiters.push((ticket.write, who));
+            return;
+        }
+        let batch = Batch {
+            end: append.handed_on_mark,
+            waiters: vec![who],
+            write: append.handed_on,
+            ..Batch::default()
+        };
+        self.feed.queue(FeedItem::Batch(Arc::new(batch)));
+        drop(append);
+        self.feed.wake();
+    }
+
+    /// How a ticket's commit ended, if it has.
+    pub(crate) fn outcome(&self, ticket: &Ticket) -> Option<Result<()>> {
+        self.settlement.outcome(ticket.write)
+    }
+
+    pub(crate) fn store_state(&self) -> StoreState {
+        let append = self.append.lock();
+        if let Some(cause) = &append.latched {
+            return StoreState::Latched(cause.clone());
+        }
+        if append.full {
+            return StoreState::Full;
+        }
+        drop(append);
+        let begun = self.sync_begun.load(std::sync::atomic::Ordering::Relaxed);
+        let now = self.born.elapsed().as_millis() as u64;
+        if begun != 0 && now.saturating_sub(begun - 1) >= 1000 {
+            return StoreState::Slow;
+        }
+        StoreState::Ready
+    }
+
+    /// Tells the writer to end.
+    pub(crate) fn stop(&self, how: Stop) {
+        let mut append = self.append.lock();
+        if append.stopping.is_none() || how == Stop::Abandon {
+            append.stopping = Some(how);
+        }
+        drop(append);
+        self.work.notify_all();
+        if how == Stop::Abandon {
+            self.preparer.stop();
+        }
+    }
+}
