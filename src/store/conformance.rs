@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    At, Batch, Class, Commit, Entry, EntryKind, Error, Feed, FeedItem, Limit, LogId, Mark, Offset, OnceKey, ReadBuf,
-    Refused, RetentionClass, Row, SequenceId, Store, StoreState, Table, Ticket, WaiterId,
+    At, Batch, Class, Commit, Entry, EntryKind, Error, Feed, FeedItem, Lease, Limit, LogId, Mark, Offset, OnceKey,
+    ReadBuf, Refused, RetentionClass, Row, SequenceId, Store, StoreState, Table, Ticket, WaiterId,
 };
 use crate::clock::Clock;
 
@@ -78,7 +78,7 @@ macro_rules! conformance {
             a_crash_keeps_what_was_settled
             a_clean_stop_keeps_everything_handed_over
             rows_of_the_snapshot_and_the_feed_make_the_whole
-            a_lease_is_immediate_and_fences_nobody_who_holds_it
+            a_lease_is_immediate_and_void_when_another_is_given
             after_close_nothing_is_taken
             the_feed_has_one_reader
         );

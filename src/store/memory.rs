@@ -111,13 +111,6 @@ impl MemoryStore {
         self.state.lock().full = full;
     }
 
-    /// Gives the owner to another holder: leases given before are void.
-    pub fn usurp(&self, owner: u64) {
-        let mut state = self.state.lock();
-        let epoch = state.epochs.entry(owner).or_insert(Epoch(1));
-        *epoch = Epoch(epoch.0 + 1);
-    }
-
     /// Takes a snapshot at the last batch that the feed's reader has finished (or, if the feed was never taken, at the
     /// last durable one): the next start loads its rows and replays only what lies behind.
     pub fn snapshot(&self) {
@@ -374,7 +367,9 @@ impl MetaStore for MemoryStore {
 
     fn lease(&self, owner: u64, _ttl: Duration) -> Fetch<'_, Lease> {
         let mut state = self.state.lock();
-        let epoch = *state.epochs.entry(owner).or_insert(Epoch(1));
+        let epoch = state.epochs.entry(owner).or_default();
+        *epoch = Epoch(epoch.0 + 1);
+        let epoch = *epoch;
         Fetch::ready(Ok(Lease {
             owner,
             epoch,
@@ -403,7 +398,7 @@ impl Store for MemoryStore {
         }
         if let Some(lease) = commit.fence {
             let epoch = state.epochs.get(&lease.owner).copied().unwrap_or_default();
-            if lease.epoch < epoch {
+            if lease.epoch != epoch {
                 return Err(Refused::Fenced);
             }
         }

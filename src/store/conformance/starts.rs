@@ -66,16 +66,30 @@ pub async fn rows_of_the_snapshot_and_the_feed_make_the_whole(harness: &mut dyn 
     }
 }
 
-/// One machine has one holder.
-pub async fn a_lease_is_immediate_and_fences_nobody_who_holds_it(harness: &mut dyn Harness) {
+/// Who has the newest lease of an owner writes for it; other owners are not concerned.
+pub async fn a_lease_is_immediate_and_void_when_another_is_given(harness: &mut dyn Harness) {
     let mut reader = Reader::of(harness).await;
-    let lease = reader.store.lease(9, Duration::from_secs(1)).await.expect("given");
-    patient(reader.store.renew(&lease)).await.expect("renewed");
-    let mut commit = reader.store.begin(Class::B);
-    commit.put(TABLE, b"k", b"v");
-    reader.store.fence(&mut commit, &lease);
-    reader.commit(commit).await;
-    assert_eq!(row(&*reader.store, "k").await.as_deref(), Some("v"));
+    let other = patient(reader.store.lease(8, Duration::from_secs(1)))
+        .await
+        .expect("given");
+    let first = patient(reader.store.lease(9, Duration::from_secs(1)))
+        .await
+        .expect("given");
+    patient(reader.store.renew(&first)).await.expect("renewed");
+    let second = patient(reader.store.lease(9, Duration::from_secs(1)))
+        .await
+        .expect("given");
+    assert!(first.epoch < second.epoch);
+    let fenced = |lease: &Lease, row: &[u8]| {
+        let mut commit = harness.store().begin(Class::B);
+        commit.put(TABLE, b"k", row);
+        harness.store().fence(&mut commit, lease);
+        commit
+    };
+    assert_eq!(reader.store.commit(fenced(&first, b"void")), Err(Refused::Fenced));
+    reader.commit(fenced(&other, b"other")).await;
+    reader.commit(fenced(&second, b"second")).await;
+    assert_eq!(row(&*reader.store, "k").await.as_deref(), Some("second"));
 }
 
 /// Closing twice is closing once.

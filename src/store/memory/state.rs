@@ -202,7 +202,11 @@ impl State {
             EntryKind::Release => {
                 self.once.remove(&OnceKey::from_bytes(body_of(commit, entry))?);
             }
-            EntryKind::Row | EntryKind::RowDeleted | EntryKind::TrimClass | EntryKind::Once => {}
+            EntryKind::Once => {
+                let guarded = self.pending.entries.last();
+                position = guarded.map_or(position, |record| record.position);
+            }
+            EntryKind::Row | EntryKind::RowDeleted | EntryKind::TrimClass => {}
         }
         let queued = Entry {
             kind: entry.kind,

@@ -156,19 +156,6 @@ fn a_full_store_refuses_records_and_nothing_else() {
 }
 
 #[test]
-fn a_lease_taken_by_another_holder_is_void() {
-    let store = store();
-    let Fetch::Ready(Some(Ok(lease))) = store.lease(1, Duration::ZERO) else {
-        panic!("a lease is immediate")
-    };
-    store.usurp(1);
-    let mut commit = store.begin(Class::B);
-    commit.put(Table(1), b"k", b"v");
-    store.fence(&mut commit, &lease);
-    assert_eq!(store.commit(commit), Err(Refused::Fenced));
-}
-
-#[test]
 fn without_a_reader_a_ticket_settles_when_it_is_durable() {
     let store = store();
     let log = log_of(&store);
