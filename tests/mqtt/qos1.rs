@@ -158,8 +158,7 @@ async fn a_subscriber_returns_in_order_while_the_publisher_never_pauses() {
                 assert_eq!(unacked.first(), Some(&number), "in their old order");
                 unacked.remove(0);
             } else {
-                assert!(unacked.is_empty(), "old ones come first");
-                assert!(!message.dup || fresh == 0, "{number} is new");
+                assert!(fresh > 0 || unacked.is_empty(), "old ones come first, not {number}");
                 assert_eq!(number, next);
                 next += 1;
                 fresh += 1;
@@ -227,6 +226,8 @@ async fn more_messages_than_receive_maximum_end_the_connection() {
         ..Default::default()
     };
     let site = Site::start_with(settings, evermq::clock::Clock::system()).await;
+    let mut subscriber = site.passerby(Level::V5, "s").await;
+    subscriber.subscribe("t", 0).await;
     let mut client = site.passerby(Level::V5, "c").await;
     for round in 0..5 {
         for id in 1..=3 {
@@ -235,7 +236,7 @@ async fn more_messages_than_receive_maximum_end_the_connection() {
     }
     for id in 1..=3 {
         client.send(&publish(Level::V5, "t", b"", 2, id, false)).await;
-        client.expect(Received::Pubrec(id, 0x10)).await;
+        client.expect(Received::Pubrec(id, 0)).await;
         client.send(&publish(Level::V5, "t", b"", 2, id, false)).await;
         assert!(
             matches!(client.next().await, Received::Pubrec(got, _) if got == id),
