@@ -538,6 +538,16 @@ impl Logins {
     }
 }
 
+/// Ends idle logins within a few seconds of their time, so that what they hold is released although nobody asks.
+pub(super) async fn watch_idle(logins: Arc<Logins>, clock: Clock) {
+    const LOOK_EVERY: Duration = Duration::from_secs(2);
+    while Arc::strong_count(&logins) > 1 {
+        let next = logins.end_due();
+        let latest = clock.now() + LOOK_EVERY;
+        clock.sleep_until(next.map_or(latest, |next| next.min(latest))).await;
+    }
+}
+
 fn hash(token: &str) -> TokenHash {
     Sha256::digest(token.as_bytes()).into()
 }

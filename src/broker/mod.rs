@@ -54,12 +54,9 @@ pub use retrieval::{Fetch, Fetched, FetchedMessage, History, HistoryPage, StartF
 
 use crate::clock::Clock;
 use crate::store::{Class, FeedItem, Mark, Store, WaiterId};
-use account::Accounts;
 use deadlines::Deadlines;
 use dispatcher::Dispatcher;
 use error::{OpenError, StoreFailed};
-use label::Labels;
-use login::{LoginLimits, Logins};
 use rows::StoredRow;
 use rows::session::{SecretRow, StartedRow, WillRow};
 use session::{Closing, Session, SessionId, Signal};
@@ -79,10 +76,10 @@ pub struct BrokerSettings {
     pub position_commit_interval: Duration,
     /// Incarnation of the store's data, greater than any before.
     pub incarnation: u64,
+    /// How many logins there may be at once.
+    pub login_limits: login::LoginLimits,
     /// When the previous incarnation stopped in order, ms since 1970; `None` after a crash or at the first start.
     pub previous_clean_stop: Option<i64>,
-    /// How many JSON sessions there may be.
-    pub login_limits: LoginLimits,
 }
 
 impl Default for BrokerSettings {
@@ -92,8 +89,8 @@ impl Default for BrokerSettings {
             position_commit_count: 100,
             position_commit_interval: Duration::from_secs(1),
             incarnation: 1,
+            login_limits: login::LoginLimits::default(),
             previous_clean_stop: None,
-            login_limits: LoginLimits::default(),
         }
     }
 }
@@ -117,9 +114,9 @@ pub(crate) struct Shared {
     starts: Mutex<BTreeMap<u64, (StartedRow, Mark)>>,
     stored_wills: Mutex<HashMap<SessionId, WillRow>>,
     secret: Mutex<Option<[u8; 32]>>,
-    accounts: Arc<Accounts>,
-    logins: Arc<Logins>,
-    labels: Arc<Labels>,
+    accounts: Arc<account::Accounts>,
+    logins: Arc<login::Logins>,
+    labels: Arc<label::Labels>,
 }
 
 /// The handle frontends hold; clones share one broker.
@@ -132,10 +129,14 @@ impl Broker {
     /// # Errors
     /// If the store cannot be read or written.
     pub async fn open(store: Arc<dyn Store>, clock: Clock, settings: BrokerSettings) -> Result<Self, OpenError> {
-        let accounts = Arc::new(Accounts::new(Arc::clone(&store), clock.clone()));
-        let logins = Arc::new(Logins::new(Arc::clone(&store), clock.clone(), settings.login_limits));
-        let labels = Arc::new(Labels::new(Arc::clone(&store)));
         let shared = Arc::new(Shared {
+            accounts: Arc::new(account::Accounts::new(Arc::clone(&store), clock.clone())),
+            logins: Arc::new(login::Logins::new(
+                Arc::clone(&store),
+                clock.clone(),
+                settings.login_limits,
+            )),
+            labels: Arc::new(label::Labels::new(Arc::clone(&store))),
             store,
             clock,
             topics: TopicTable::default(),
@@ -152,9 +153,6 @@ impl Broker {
             starts: Mutex::default(),
             stored_wills: Mutex::default(),
             secret: Mutex::default(),
-            accounts,
-            logins,
-            labels,
             settings,
         });
         shared.store.logs(&mut |log, name, _| shared.apply_topic(log, name));
@@ -176,12 +174,13 @@ impl Broker {
         }
         shared.set_dispatched(shared.store.mark());
         let broker = Self(Arc::clone(&shared));
-        let weak = Arc::downgrade(&shared);
+        let held = Arc::downgrade(&shared);
         shared.logins.on_end(move |login| {
-            if let Some(shared) = weak.upgrade() {
+            if let Some(shared) = held.upgrade() {
                 shared.login_ended(login.0);
             }
         });
+        tokio::spawn(login::watch_idle(Arc::clone(&shared.logins), shared.clock.clone()));
         tokio::spawn(Dispatcher::new(Arc::clone(&shared)).run(feed));
         shared.start().await?;
         tokio::spawn(lifetime::watch_deadlines(Arc::clone(&shared)));
@@ -200,17 +199,17 @@ impl Broker {
     }
 
     /// Accounts.
-    pub fn accounts(&self) -> &Arc<Accounts> {
+    pub fn accounts(&self) -> &Arc<account::Accounts> {
         &self.0.accounts
     }
 
-    /// JSON sessions.
-    pub fn logins(&self) -> &Arc<Logins> {
+    /// Logins.
+    pub fn logins(&self) -> &Arc<login::Logins> {
         &self.0.logins
     }
 
     /// Labels.
-    pub fn labels(&self) -> &Arc<Labels> {
+    pub fn labels(&self) -> &Arc<label::Labels> {
         &self.0.labels
     }
 

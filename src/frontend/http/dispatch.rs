@@ -5,8 +5,8 @@ use std::pin::Pin;
 
 use super::envelope::Call;
 use super::error_code::{CodeSet, ErrorCode, Fault};
-use super::login;
 use super::reply::Out;
+use super::{login, mq_message, mq_session};
 
 /// Name spaces of actions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +82,7 @@ const fn line(
     }
 }
 
-use ApiName::Admin;
+use ApiName::{Admin, Mq};
 use Token::{Ignored, MayBeGone, Optional, Required};
 
 static ACTIONS: &[Action] = &[
@@ -107,10 +107,23 @@ static ACTIONS: &[Action] = &[
     line(Admin, "manageService", &[], Required, |_| {
         Box::pin(ready(not_implemented("manageService")))
     }),
+    line(Mq, "subscribeToMq", &["subscribeToMqtt"], Required, |call| {
+        Box::pin(mq_message::subscribe(call))
+    }),
+    line(Mq, "deleteMqSession", &["deleteMqttSession"], Required, |call| {
+        Box::pin(mq_session::delete(call))
+    }),
 ];
 
 /// Actions that exist elsewhere, with the API they belong to.
 static NOT_OFFERED: &[(&str, &str)] = &[
+    ("mq", "createMqApiSession"),
+    ("mq", "alterMqSession"),
+    ("mq", "listMqSessions"),
+    ("mq", "describeMqSessions"),
+    ("mq", "publishMessagesToMq"),
+    ("mq", "getMessagesFromMqApiSession"),
+    ("mq", "getMessagesFromMqTopic"),
     ("admin", "createCodePackage"),
     ("admin", "alterCodePackage"),
     ("admin", "cloneCodePackage"),

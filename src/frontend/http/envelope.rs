@@ -16,6 +16,7 @@ use super::dispatch::{self, Token};
 use super::error_code::{CodeSet, ErrorCode, Fault, Warning, invalid_token};
 use super::params::{Params, bad_choice, boolean, canonical, wrong_type};
 use super::reply::Out;
+use crate::broker::Caller;
 use crate::broker::account::Account;
 use crate::broker::login::{Login, LoginSettings, ResponseDefaults};
 
@@ -44,6 +45,8 @@ pub struct Call {
     pub login: Option<Arc<Login>>,
     /// Its arguments.
     pub params: Params,
+    /// The name of the action as it was sent; an older name may mean something else.
+    pub action_as_sent: String,
     /// Members of the envelope; some actions accept one of their arguments there.
     pub envelope: Map<String, Value>,
     /// How values are rendered.
@@ -76,7 +79,25 @@ impl Call {
     /// # Errors
     /// 12031 if there is none, or it was dropped.
     pub fn account(&self) -> Result<Arc<Account>, Fault> {
-        self.api.accounts.get(&self.login()?.username).ok_or_else(invalid_token)
+        self.api
+            .broker
+            .accounts()
+            .get(&self.login()?.username)
+            .ok_or_else(invalid_token)
+    }
+
+    /// Who acts on messaging sessions.
+    ///
+    /// # Errors
+    /// As [`Call::account`].
+    pub fn caller(&self) -> Result<Caller, Fault> {
+        let account = self.account()?;
+        Ok(Caller {
+            administrator: account.is_admin(),
+            account: account.name.clone(),
+            login: self.login()?.id.0,
+            peer: self.peer,
+        })
     }
 
     /// Complains about arguments that nobody has read.
@@ -134,7 +155,7 @@ pub async fn answer(api: &Arc<Api>, peer: SocketAddr, body: &[u8]) -> Vec<u8> {
         _ => None,
     };
     let login = match &auth_token {
-        Some(token) if token.len() <= TOKEN_BYTES_MAX => api.logins.authenticate(token),
+        Some(token) if token.len() <= TOKEN_BYTES_MAX => api.broker.logins().authenticate(token),
         _ => None,
     };
     let settings = login
@@ -214,7 +235,8 @@ async fn run(
             ));
         }
     };
-    let action = dispatch::resolve(api_name.as_deref().unwrap_or_default(), &action)?;
+    let action_as_sent = action;
+    let action = dispatch::resolve(api_name.as_deref().unwrap_or_default(), &action_as_sent)?;
     match action.token {
         Token::Ignored => {}
         Token::Optional => {
@@ -239,6 +261,7 @@ async fn run(
         peer,
         login,
         params: Params::new(params, action.api.codes()),
+        action_as_sent,
         envelope: request,
         options: frame.options.clone(),
         warnings: Vec::new(),

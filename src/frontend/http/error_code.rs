@@ -7,8 +7,10 @@
 use std::fmt;
 
 use crate::broker::account::AccountError;
+use crate::broker::error::{PublishRefused, SessionRefused, StoreFailed};
 use crate::broker::label::LabelError;
 use crate::broker::login::LoginError;
+use crate::broker::topic_name::InvalidTopic;
 use crate::store::{Error as StoreError, Refused};
 
 /// One number of the wire.
@@ -209,6 +211,53 @@ impl From<StoreError> for Fault {
                 Self::new(ErrorCode::INTERNAL, sentence(&error))
             }
         }
+    }
+}
+
+impl From<StoreFailed> for Fault {
+    fn from(failed: StoreFailed) -> Self {
+        match failed {
+            StoreFailed::Refused(refused) => refused.into(),
+            StoreFailed::Lost(error) => error.into(),
+        }
+    }
+}
+
+impl From<InvalidTopic> for Fault {
+    fn from(invalid: InvalidTopic) -> Self {
+        let code = match invalid {
+            InvalidTopic::Empty => ErrorCode::MQ_INVALID_VALUE,
+            InvalidTopic::TooLong => ErrorCode::MQ_TOO_LONG,
+            InvalidTopic::ShareGroup => ErrorCode::INVALID_GROUP,
+            InvalidTopic::Nul | InvalidTopic::Wildcard | InvalidTopic::MisplacedWildcard => ErrorCode::INVALID_TOPIC,
+        };
+        Self::new(code, sentence(&invalid))
+    }
+}
+
+impl From<PublishRefused> for Fault {
+    fn from(refused: PublishRefused) -> Self {
+        match refused {
+            PublishRefused::Topic(invalid) => invalid.into(),
+            PublishRefused::NotOpen => Self::new(ErrorCode::INVALID_TOPIC, sentence(&refused)),
+            PublishRefused::Store(failed) => failed.into(),
+        }
+    }
+}
+
+impl From<SessionRefused> for Fault {
+    fn from(refused: SessionRefused) -> Self {
+        let code = match refused {
+            SessionRefused::Unknown(_) => ErrorCode::SESSION_NOT_FOUND,
+            SessionRefused::NameInUse(_) => ErrorCode::CLIENT_NAME_IN_USE,
+            SessionRefused::NotOwner(_) | SessionRefused::SystemFilter(_) => ErrorCode::NOT_ADMIN,
+            SessionRefused::Banned(_) | SessionRefused::WrongKind(_) => ErrorCode::INVALID_STATE,
+            SessionRefused::NotSubscribed(_) => ErrorCode::NOT_SUBSCRIBED,
+            SessionRefused::Publish(refused) => return refused.into(),
+            SessionRefused::Store(failed) => return failed.into(),
+        };
+        // These are sentences already.
+        Self::new(code, refused.to_string())
     }
 }
 

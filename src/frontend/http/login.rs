@@ -27,7 +27,7 @@ pub async fn create(call: &mut Call) -> Result<Out, Fault> {
     call.finish_params()?;
     let mut settings = LoginSettings::clone(&call.api.defaults);
     change.apply(&mut settings)?;
-    let account = match call.api.accounts.log_in(&username, &password).await {
+    let account = match call.api.broker.accounts().log_in(&username, &password).await {
         Ok(account) => account,
         Err(denied) => {
             tracing::warn!(%username, peer = %call.peer, %denied, "login denied");
@@ -40,7 +40,8 @@ pub async fn create(call: &mut Call) -> Result<Out, Fault> {
     let address = call.peer.ip().to_canonical();
     let created = call
         .api
-        .logins
+        .broker
+        .logins()
         .create(&account.name, settings, permanent.unwrap_or(false), address);
     let login = created.await?;
     call.new_token = login.token();
@@ -65,7 +66,7 @@ pub async fn alter(call: &mut Call) -> Result<Out, Fault> {
             *settings = checked;
         }
     };
-    call.api.logins.alter(&login, apply, permanent).await?;
+    call.api.broker.logins().alter(&login, apply, permanent).await?;
     Ok(session(&call.api, &login).into())
 }
 
@@ -73,7 +74,7 @@ pub async fn alter(call: &mut Call) -> Result<Out, Fault> {
 pub async fn delete(call: &mut Call) -> Result<Out, Fault> {
     call.finish_params()?;
     match &call.login {
-        Some(login) => call.api.logins.end(login).await?,
+        Some(login) => call.api.broker.logins().end(login).await?,
         None => call.warnings.push(Warning::new(
             ErrorCode::INVALID_TOKEN,
             "'authToken' does not match any existing session. Use a valid 'authToken'.",
@@ -96,7 +97,7 @@ pub fn list(call: &mut Call) -> Result<Out, Fault> {
     let page = Page::read(&mut call.params)?;
     call.finish_params()?;
     let account = call.account()?;
-    let logins = call.api.logins.list().into_iter().filter(|login| {
+    let logins = call.api.broker.logins().list().into_iter().filter(|login| {
         let listed = names.is_empty() || names.iter().any(|name| name.eq_ignore_ascii_case(&login.username));
         listed && (account.is_admin() || login.username == account.name)
     });
@@ -125,14 +126,15 @@ pub fn describe(call: &mut Call) -> Result<Out, Fault> {
     if tokens.is_empty() {
         let own = call
             .api
-            .logins
+            .broker
+            .logins()
             .list()
             .into_iter()
             .filter(|login| login.username == account.name);
         described.extend(own.map(|login| Out::from(session(&call.api, &login))));
     }
     for token in tokens {
-        match call.api.logins.peek(&token) {
+        match call.api.broker.logins().peek(&token) {
             Some(login) if account.is_admin() || login.username == account.name => {
                 described.push(session(&call.api, &login).into());
             }

@@ -36,9 +36,8 @@ use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use warp::http::{Method, Response, StatusCode};
 use warp::{Buf, Filter, Stream};
 
-use crate::broker::account::Accounts;
-use crate::broker::label::Labels;
-use crate::broker::login::{LoginSettings, Logins};
+use crate::broker::Broker;
+use crate::broker::login::LoginSettings;
 pub use connection::HttpServer;
 
 /// What describes this server to its clients.
@@ -62,12 +61,8 @@ pub struct ServerInfo {
 
 /// What actions reach.
 pub struct Api {
-    /// Accounts.
-    pub accounts: Arc<Accounts>,
-    /// Logins.
-    pub logins: Arc<Logins>,
-    /// Labels.
-    pub labels: Arc<Labels>,
+    /// The broker.
+    pub broker: Broker,
     /// Who we are.
     pub info: ServerInfo,
     /// What a login has unless it says otherwise; also what requests without a login have.

@@ -5,7 +5,8 @@
 
 use serde_json::Value;
 
-use super::error_code::{CodeSet, Fault, Warning};
+use super::envelope::Call;
+use super::error_code::{CodeSet, ErrorCode, Fault, Warning};
 use super::mq_session::{CLIENT_NAME_BYTES_MAX, check_topic_name, required_client_name};
 use super::params::{Params, wrong_type};
 use super::payload::{
@@ -13,7 +14,11 @@ use super::payload::{
 };
 use super::reply::{Object, Out};
 use super::time::{self, StartFrom};
+use crate::broker::SubscribeAction;
 use crate::broker::login::LoginSettings;
+use crate::broker::message::Qos;
+use crate::broker::subscription::{RetainHandling, SubscriptionOptions};
+use crate::broker::topic_filter::TopicFilter;
 
 const TOPIC_BYTES_MAX: usize = 65_500;
 const FILTER_BYTES_MAX: usize = 65_535;
@@ -140,6 +145,84 @@ impl SubscribeParams {
             });
         }
         Ok(Self { client_name, actions })
+    }
+}
+
+/// Adds and removes topic filters of a session of either kind; all of it or nothing.
+pub async fn subscribe(call: &mut Call) -> Result<Out, Fault> {
+    let strict = call.api.strict_params;
+    let request = SubscribeParams::read(&mut call.params, strict, &mut call.warnings)?;
+    call.finish_params()?;
+    let mut actions = Vec::with_capacity(request.actions.len());
+    for action in &request.actions {
+        actions.push(action.to_broker()?);
+    }
+    let caller = call.caller()?;
+    let broker = call.api.broker.clone();
+    for absent in broker.subscribe(&request.client_name, actions, &caller).await? {
+        call.warnings.push(Warning::new(
+            ErrorCode::NOT_SUBSCRIBED,
+            format!("The session has no subscription \"{absent}\"."),
+        ));
+    }
+    let held = broker.subscriptions(&request.client_name, &caller)?;
+    let shown: Vec<Out> = held
+        .into_iter()
+        .map(|held| SubscriptionParams::of_broker(held.filter, held.options).show().into())
+        .collect();
+    Ok(Object::new()
+        .with("clientName", request.client_name.as_str())
+        .with("subscriptions", shown)
+        .into())
+}
+
+impl SubscriptionAction {
+    fn to_broker(&self) -> Result<SubscribeAction, Fault> {
+        let added = match self {
+            Self::Remove(filter) => return Ok(SubscribeAction::Remove(TopicFilter::parse(filter)?)),
+            Self::Add(added) => added,
+        };
+        let filter = TopicFilter::parse(&added.filter)?;
+        if added.filter.starts_with("$share/") && !added.own {
+            return Err(Fault::new(
+                ErrorCode::MQ_INVALID_VALUE,
+                "Property \"receiveMyMessages\" must not be false for a shared filter.",
+            ));
+        }
+        Ok(SubscribeAction::Add(
+            filter,
+            SubscriptionOptions {
+                qos: Qos::from_bits(added.qos).unwrap_or(Qos::ExactlyOnce),
+                no_local: !added.own,
+                retain_as_published: false,
+                retain_handling: match added.retained {
+                    Retained::OnSubscription => RetainHandling::OnSubscription,
+                    Retained::OnNewSubscription => RetainHandling::OnNewSubscription,
+                    Retained::Never => RetainHandling::Never,
+                },
+                identifier: added.identifier,
+                include_expired: added.expired,
+                user_properties: added.user_properties.clone(),
+            },
+        ))
+    }
+}
+
+impl SubscriptionParams {
+    fn of_broker(filter: String, options: SubscriptionOptions) -> Self {
+        Self {
+            filter,
+            identifier: options.identifier,
+            expired: options.include_expired,
+            retained: match options.retain_handling {
+                RetainHandling::OnSubscription => Retained::OnSubscription,
+                RetainHandling::OnNewSubscription => Retained::OnNewSubscription,
+                RetainHandling::Never => Retained::Never,
+            },
+            own: !options.no_local,
+            user_properties: options.user_properties,
+            qos: options.qos as u8,
+        }
     }
 }
 

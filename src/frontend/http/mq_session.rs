@@ -5,10 +5,12 @@
 
 use serde_json::Value;
 
+use super::envelope::Call;
 use super::error_code::{CodeSet, ErrorCode, Fault, Warning};
 use super::login::Page;
 use super::params::{LabelParam, Params};
 use super::payload::{Correlation, Decoded, Encoding, Format, PayloadType, Said, decode};
+use super::reply::Out;
 use crate::broker::login::LoginSettings;
 
 /// The longest client name, in bytes. MQTT itself has 65,535: the ones above can only be MQ API sessions.
@@ -364,6 +366,21 @@ impl DescribeParams {
             stats: params.boolean("includeStats")?.unwrap_or(false),
         })
     }
+}
+
+/// Deactivates a session, or removes it for good. Under its older name the action always removed.
+pub async fn delete(call: &mut Call) -> Result<Out, Fault> {
+    let name = required_client_name(&mut call.params)?;
+    let permanently = call.params.boolean("permanentlyDeleteSession")?;
+    call.finish_params()?;
+    let was_older_name = call.action_as_sent.eq_ignore_ascii_case("deleteMqttSession");
+    let caller = call.caller()?;
+    let deleted = call
+        .api
+        .broker
+        .delete_session(&name, permanently.unwrap_or(was_older_name), &caller);
+    deleted.await?;
+    Ok(Out::empty())
 }
 
 /// A client name that must be there.

@@ -9,11 +9,11 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{Api, Health, HttpLimits, HttpServer, ServerInfo};
 use crate::broker::account::Accounts;
-use crate::broker::label::Labels;
-use crate::broker::login::{LoginLimits, LoginSettings, Logins};
+use crate::broker::login::{LoginLimits, LoginSettings};
+use crate::broker::{Broker, BrokerSettings};
 use crate::clock::Clock;
 use crate::store::memory::MemoryStore;
-use crate::store::{FeedItem, MessageLog, Store, StoreState};
+use crate::store::{Store, StoreState};
 
 struct StoreHealth(Arc<MemoryStore>);
 
@@ -57,19 +57,19 @@ impl Bench {
     async fn with(limits: HttpLimits, strict_params: bool) -> Self {
         let clock = Clock::manual(1_772_445_361_204);
         let store = MemoryStore::new(clock.clone());
-        let mut feed = store.feed();
-        tokio::spawn(async move { while !matches!(feed.next().await, FeedItem::Closed | FeedItem::Latched(_)) {} });
-        let accounts = Arc::new(Accounts::new(store.clone(), clock.clone()));
+        let settings = BrokerSettings {
+            login_limits: LoginLimits {
+                per_account: 3,
+                ..LoginLimits::default()
+            },
+            ..BrokerSettings::default()
+        };
+        let broker = Broker::open(store.clone(), clock.clone(), settings).await.unwrap();
+        let accounts = Arc::clone(broker.accounts());
         accounts.begin(None).await.unwrap();
         accounts.create("press4", "s3cret", |_| ()).await.unwrap();
-        let limits_of_logins = LoginLimits {
-            per_account: 3,
-            ..LoginLimits::default()
-        };
         let api = Arc::new(Api {
-            accounts: Arc::clone(&accounts),
-            logins: Arc::new(Logins::new(store.clone(), clock.clone(), limits_of_logins)),
-            labels: Arc::new(Labels::new(store.clone())),
+            broker,
             info: ServerInfo {
                 version: "EverMQ test".into(),
                 ..ServerInfo::default()
@@ -534,4 +534,19 @@ async fn an_address_has_so_many_connections_and_a_stop_ends_them_all() {
         assert!(matches!(stream.read(&mut buffer).await, Ok(0) | Err(_)));
     }
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_session_of_another_account_is_refused_and_an_unknown_one_not_found() {
+    let bench = Bench::start().await;
+    let token = bench.log_in("ADMIN", "ADMIN").await;
+    let subscribe = |name: &str, filter: &str| {
+        json!({"action": "subscribeToMqtt", "authToken": token, "params": {
+        "clientName": name, "subscriptionActions": [{"subscriptionAction": "add", "topicFilter": filter}]}})
+    };
+    assert_eq!(bench.code(subscribe("nobody", "a/#")).await, 14237);
+    assert_eq!(bench.code(subscribe("nobody", "a/#/b")).await, 14243);
+    assert_eq!(bench.code(subscribe("nobody", "$share//b")).await, 14241);
+    let delete = json!({"action": "deleteMqSession", "authToken": token, "params": {"clientName": "nobody"}});
+    assert_eq!(bench.code(delete).await, 14237);
 }
