@@ -1080,7 +1080,7 @@ impl<'a> Puller<'a> {
         let qos = record.qos.min(applies.qos);
         let mqtt = self.session.kind == SessionKind::Mqtt;
         if mqtt
-            && (qos == Qos::AtMostOnce && candidate.mark < state.qos0_from
+            && (qos == Qos::AtMostOnce && candidate.mark < state.under_way_until
                 || candidate.mark < state.connect_mark && !matched.waits())
         {
             return Offer::Done;
@@ -1111,7 +1111,8 @@ impl<'a> Puller<'a> {
             time: candidate.time,
             qos,
             packet_id: None,
-            dup: false,
+            // It may have been sent before a crash, with an id that was not stored.
+            dup: mqtt && qos == Qos::AtLeastOnce && candidate.mark < state.under_way_until,
             retain: record.retain && (applies.retain_as_published || !mqtt),
             retained: false,
             expired,

@@ -194,7 +194,7 @@ impl Shared {
         state.pending.clear();
         state.step = None;
         state.early = super::session::EarlyHanded::default();
-        state.qos0_from = crate::store::Mark::START;
+        state.under_way_until = crate::store::Mark::START;
         state.manual.clear();
     }
 
@@ -353,7 +353,7 @@ impl Shared {
             if let Some((start, mark)) = following {
                 state.disconnected = Some(start.previous_clean_stop.unwrap_or(start.time));
                 if start.previous_clean_stop.is_none() {
-                    state.qos0_from = mark;
+                    state.under_way_until = mark;
                     "server restarted after a crash"
                 } else {
                     "server stopped"

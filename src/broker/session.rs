@@ -366,8 +366,9 @@ pub(super) struct SessionState {
     pub(super) early: EarlyHanded,
     /// Messages of topics that only `QoS` 0 filters cover do not wait: those before this mark are passed over.
     pub(super) connect_mark: Mark,
-    /// Deliveries with `QoS` 0 of messages before this mark are passed over: they were under way at a crash.
-    pub(super) qos0_from: Mark,
+    /// Messages before this mark were under way at a crash: deliveries with `QoS` 0 are passed over, those with `QoS` 1
+    /// have DUP.
+    pub(super) under_way_until: Mark,
     pub(super) unsaved: usize,
     pub(super) last_saved: Duration,
     /// A take-over must not answer before what the old connection wrote is durable.
@@ -433,7 +434,7 @@ impl Session {
                 step: None,
                 early: EarlyHanded::default(),
                 connect_mark: Mark::START,
-                qos0_from: Mark::START,
+                under_way_until: Mark::START,
                 unsaved: 0,
                 last_saved: Duration::ZERO,
                 last_write: Ticket::default(),

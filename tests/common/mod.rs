@@ -49,6 +49,7 @@ pub struct Site {
     pub broker: Broker,
     store: Arc<LocalStore>,
     pub address: SocketAddr,
+    pub frontend: Arc<Frontend>,
     stop: oneshot::Sender<()>,
     listening: JoinHandle<()>,
 }
@@ -88,7 +89,7 @@ impl Site {
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel();
         let frontend = Frontend::new(broker.clone(), settings.clone(), Arc::new(Door));
-        let listening = tokio::spawn(frontend.listen(listener, async move { drop(stopped.await) }));
+        let listening = tokio::spawn(Arc::clone(&frontend).listen(listener, async move { drop(stopped.await) }));
         Self {
             dir,
             settings,
@@ -96,6 +97,7 @@ impl Site {
             broker,
             store,
             address,
+            frontend,
             stop,
             listening,
         }
@@ -123,10 +125,16 @@ impl Site {
 
     /// What a kill at this moment leaves is started again. The old process lives on, on another disk.
     pub async fn crash(self) -> Self {
+        self.crash_after(|| ()).await
+    }
+
+    /// The same; `meanwhile` happens before the new start.
+    pub async fn crash_after(self, meanwhile: impl FnOnce()) -> Self {
         let copy = TempDir::new().expect("a scratch directory");
         copy_all(self.dir.path(), copy.path());
         let (settings, clock) = (self.settings.clone(), self.clock.clone());
         self.listening.abort();
+        meanwhile();
         Self::open(copy, settings, clock).await
     }
 

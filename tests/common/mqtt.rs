@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 #![allow(unreachable_pub, reason = "shared by several test binaries")]
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ pub struct RawClient {
     stream: TcpStream,
     level: Level,
     unread: Vec<u8>,
+    /// Messages that came while the end of an exchange was waited for.
+    passed_over: VecDeque<Message>,
 }
 
 impl RawClient {
@@ -97,6 +100,7 @@ impl RawClient {
             stream,
             level,
             unread: Vec::new(),
+            passed_over: VecDeque::new(),
         }
     }
 
@@ -165,6 +169,9 @@ impl RawClient {
     pub fn next(&mut self) -> impl Future<Output = Received> + '_ {
         let caller = std::panic::Location::caller();
         async move {
+            if let Some(message) = self.passed_over.pop_front() {
+                return Received::Publish(Box::new(message));
+            }
             let frame = self
                 .frame()
                 .await
@@ -190,7 +197,17 @@ impl RawClient {
             1 => self.send(&ack(0x40, message.packet_id)).await,
             2 => {
                 self.send(&ack(0x50, message.packet_id)).await;
-                self.expect(Received::Pubrel(message.packet_id, 0)).await;
+                let mut passed_over = std::mem::take(&mut self.passed_over);
+                loop {
+                    match self.next().await {
+                        Received::Publish(message) => passed_over.push_back(*message),
+                        other => {
+                            assert_eq!(other, Received::Pubrel(message.packet_id, 0));
+                            break;
+                        }
+                    }
+                }
+                self.passed_over = passed_over;
                 self.send(&ack(0x70, message.packet_id)).await;
             }
             _ => {}

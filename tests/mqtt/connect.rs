@@ -306,8 +306,9 @@ async fn a_stop_tells_5_0_clients_and_loses_nothing() {
     old.subscribe("t", 1).await;
     let mut new = site.client(Level::V5, "new").await;
     new.subscribe("t", 2).await;
-    new.publish("t", b"before", 2, 1).await;
+    site.passerby(Level::V5, "p").await.publish("t", b"before", 2, 1).await;
     assert_eq!(old.take().await.payload, b"before");
+    old.ping().await;
     let message = new.next().await.message();
     let site = timeout(PATIENCE, site.restart()).await.unwrap();
     assert_eq!(new.closed().await, Some(0x8B));

@@ -11,3 +11,6 @@ mod connect;
 mod harness;
 mod qos1;
 mod qos2;
+mod retain;
+mod session;
+mod will;

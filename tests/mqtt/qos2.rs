@@ -39,12 +39,12 @@ async fn both_sides_go_through_all_four_packets() {
 async fn a_release_on_the_next_connection_completes_the_exchange() {
     let site = Site::start().await;
     let mut site = Some(site);
-    for crash in [false, true] {
+    for (crash, topic) in [(false, "t"), (true, "u")] {
         let here = site.take().unwrap();
         let mut subscriber = here.client(Level::V5, "s").await;
-        subscriber.subscribe("t", 2).await;
+        subscriber.subscribe(topic, 2).await;
         let mut publisher = here.client(Level::V5, "p").await;
-        publisher.send(&publish(Level::V5, "t", b"once", 2, 5, true)).await;
+        publisher.send(&publish(Level::V5, topic, b"once", 2, 5, true)).await;
         pubrec(&mut publisher, 5).await;
         publisher.vanish();
         let here = if crash { here.crash().await } else { here };
@@ -62,7 +62,7 @@ async fn a_release_on_the_next_connection_completes_the_exchange() {
         assert_eq!((message.qos, &message.payload[..]), (2, &b"once"[..]));
         subscriber.ping().await;
         let mut late = here.passerby(Level::V5, "late").await;
-        late.subscribe("t", 2).await;
+        late.subscribe(topic, 2).await;
         assert!(late.take().await.retain);
         drop((subscriber, publisher, late));
         here.passerby(Level::V5, "s").await.goodbye().await;

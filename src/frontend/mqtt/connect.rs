@@ -98,9 +98,11 @@ where
         Ok(Some(First::Connect(connect))) => connect,
         Ok(Some(First::Refused(version, why))) => {
             tracing::debug!(%peer, %why, "a first packet is refused");
-            // Before 5.0 a wrong CONNECT has no answer, except one of another version. v3.1.1 [MQTT-3.1.4-1]
+            // Before 5.0 a wrong CONNECT has no answer, except two that have a code of their own. v3.1.1 [MQTT-3.1.4-1]
+            let named = ReasonCode::UnsupportedProtocolVersion == why.reason
+                || ReasonCode::ClientIdentifierNotValid == why.reason;
             if let Some(version) = version
-                && (version.is_v5() || why.reason == ReasonCode::UnsupportedProtocolVersion)
+                && (version.is_v5() || named)
             {
                 refuse(&mut stream, version, why.reason, why.text, u32::MAX).await;
             }
