@@ -101,12 +101,17 @@ impl Feed {
         }
     }
 
-    /// The next item if there is one now; finishes the batch handed out before either way.
-    pub fn try_next(&mut self) -> Option<FeedItem> {
+    /// Finishes the batch handed out before, without asking for another.
+    pub fn finish(&mut self) {
         if let Some(batch) = self.current.take() {
             self.queue.finished_mark.store(batch.end.raw(), Ordering::Release);
             (self.queue.finished)(&batch);
         }
+    }
+
+    /// The next item if there is one now; finishes the batch handed out before either way.
+    pub fn try_next(&mut self) -> Option<FeedItem> {
+        self.finish();
         let item = self.queue.items.lock().pop_front()?;
         if let FeedItem::Batch(batch) = &item {
             self.current = Some(Arc::clone(batch));

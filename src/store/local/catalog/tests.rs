@@ -5,7 +5,7 @@ use crate::store::Error;
 use crate::store::local::faulty_disk::Random;
 
 const TABLES: [Table; 2] = [Table(1), Table(2)];
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 type Rows = BTreeMap<(Table, Vec<u8>), Row>;
 

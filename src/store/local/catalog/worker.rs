@@ -15,9 +15,9 @@ use crate::store::{Mark, ROW_KEY_BYTES_MAX, Table};
 /// Rows in one write.
 const BATCH_ROWS: usize = 2_000;
 /// How long opening may take.
-const OPEN_LIMIT: Duration = Duration::from_secs(60);
+const OPEN_LIMIT: Duration = Duration::from_mins(1);
 /// After a failure to make a new database: how long until the next attempt.
-const RETRY: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_mins(1);
 /// A mark that moved without a change of ours is written after so long, to save a rebuild at the next start.
 const IDLE: Duration = Duration::from_secs(5);
 /// For each moment of work so many of rest.

@@ -31,7 +31,11 @@ fn built() -> (Vec<u8>, Model, Vec<(u32, i64)>) {
             let log = LogId(random.below(300) * 3 + 1);
             let places: &mut Vec<Place> = model.entry(log).or_default();
             let last = places.last().map_or(100, |place| place.position.0);
-            let skip = if log.0 % 2 == 0 { 1 } else { random.below(4) + 1 };
+            let skip = if log.0.is_multiple_of(2) {
+                1
+            } else {
+                random.below(4) + 1
+            };
             let place = Place {
                 position: Offset(last + skip),
                 offset,

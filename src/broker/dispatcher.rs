@@ -1,0 +1,277 @@
+//! The one ordered dispatcher: walks the feed, lets subscriptions take effect at their place, keeps retained messages,
+//! hands references to live sessions, wakes each connection once.
+//!
+//! **Invariants**
+//! - One task, so what it does has one order: the log's.
+//! - Early records (`QoS` 0) are handed on where they pass; the durable batch passes over them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::Shared;
+use super::delivery::{Chunk, Mode};
+use super::fold::Origin;
+use super::rows::record::Record;
+use super::session::{Closing, Session};
+use super::shared_group::ShareGroup;
+use super::topic::Topic;
+use crate::store::{Batch, EntryKind, Feed, FeedItem, LogId, Mark};
+
+/// Bytes of durable batches kept at hand for joining sessions; the batches are the store's own.
+const RECENT_BYTES: usize = 32 << 20;
+
+/// The dispatcher's own state.
+pub(super) struct Dispatcher {
+    shared: Arc<Shared>,
+    recent: VecDeque<Arc<Batch>>,
+    recent_bytes: usize,
+    /// Bytes dropped since live sessions were last told to let go.
+    dropped_bytes: usize,
+    /// Early runs that are not durable yet, with how many of their records are not.
+    early: VecDeque<(Arc<Batch>, usize)>,
+    /// Sessions that wait for a first message, and groups that read the log: woken when the batch is dispatched.
+    waiting: Vec<Arc<Session>>,
+    groups_behind: Vec<Arc<ShareGroup>>,
+    /// Scratch: entries of a batch by topic.
+    by_topic: Vec<(Arc<Topic>, Vec<u32>)>,
+    places: FxHashMap<LogId, usize>,
+}
+
+impl Dispatcher {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            dropped_bytes: 0,
+            early: VecDeque::new(),
+            waiting: Vec::new(),
+            groups_behind: Vec::new(),
+            by_topic: Vec::new(),
+            places: FxHashMap::default(),
+        }
+    }
+
+    /// Runs until the store closes or fails.
+    pub(super) async fn run(mut self, mut feed: Feed) {
+        loop {
+            let item = tokio::select! {
+                biased;
+                item = feed.next() => item,
+                () = self.shared.join_asked.notified() => {
+                    self.let_join();
+                    continue;
+                }
+            };
+            match item {
+                FeedItem::Batch(batch) => {
+                    self.walk(&batch);
+                    feed.finish();
+                    for waiter in &batch.waiters {
+                        self.shared.wake_waiter(*waiter);
+                    }
+                    self.let_join();
+                }
+                FeedItem::Early(batch) => self.hand_early(batch),
+                FeedItem::CaughtUp => {}
+                FeedItem::Latched(cause) => {
+                    tracing::error!(cause, "the store has failed; nothing is acknowledged any more");
+                    self.shared.close_connections(Closing::StoreFailed);
+                    self.shared.failed.notify_one();
+                    return;
+                }
+                FeedItem::Closed => return,
+            }
+        }
+    }
+
+    fn walk(&mut self, batch: &Arc<Batch>) {
+        let mut topic: Option<Arc<Topic>> = None;
+        for (place, entry) in batch.entries.iter().enumerate() {
+            if entry.kind != EntryKind::Data {
+                // What stands before a change of subscriptions is handed out by the old ones.
+                self.hand_out(batch, None);
+                self.shared.apply(batch, entry, Origin::Live);
+                topic = None;
+                continue;
+            }
+            if entry.early {
+                self.passed_early();
+            }
+            if topic.as_ref().is_none_or(|topic| topic.log != entry.log) {
+                topic = self.shared.topics.by_log(entry.log);
+            }
+            let Some(topic) = &topic else { continue };
+            if Record::parse(batch.body(entry)).is_some_and(|record| record.retain) {
+                self.shared.apply(batch, entry, Origin::Live);
+            }
+            if !entry.early {
+                self.reference(topic, place);
+            }
+        }
+        self.hand_out(batch, None);
+        self.shared.set_dispatched(batch.end);
+        // Those who read the log themselves find the batch only now.
+        for session in self.waiting.drain(..) {
+            session.queue.lock().wake();
+        }
+        for group in self.groups_behind.drain(..) {
+            group.wake_members();
+        }
+        self.keep(batch);
+    }
+
+    fn reference(&mut self, topic: &Arc<Topic>, place: usize) {
+        let slot = match self.by_topic.last() {
+            Some((last, _)) if last.log == topic.log => self.by_topic.len() - 1,
+            _ => *self.places.entry(topic.log).or_insert_with(|| {
+                self.by_topic.push((Arc::clone(topic), Vec::new()));
+                self.by_topic.len() - 1
+            }),
+        };
+        if let Some((_, entries)) = self.by_topic.get_mut(slot) {
+            entries.push(place as u32);
+        }
+    }
+
+    fn hand_out(&mut self, batch: &Arc<Batch>, early_before: Option<Mark>) {
+        self.places.clear();
+        for (topic, entries) in self.by_topic.drain(..) {
+            let matches = topic.matches(&self.shared.tree);
+            if matches.connected.is_empty() && matches.groups.is_empty() {
+                continue;
+            }
+            let entries: Arc<[u32]> = entries.into();
+            for session in &matches.connected {
+                if session
+                    .queue
+                    .lock()
+                    .push(Chunk::new(batch, &topic, &entries, early_before))
+                {
+                    self.waiting.push(Arc::clone(session));
+                }
+            }
+            for group in &matches.groups {
+                if early_before.is_none() && group.hand(batch, &topic, &entries) {
+                    self.groups_behind.push(Arc::clone(group));
+                }
+            }
+        }
+    }
+
+    fn hand_early(&mut self, batch: Arc<Batch>) {
+        for (place, entry) in batch.entries.iter().enumerate() {
+            if entry.kind == EntryKind::Data
+                && let Some(topic) = self.shared.topics.by_log(entry.log)
+            {
+                self.reference(&topic, place);
+            }
+        }
+        self.hand_out(&batch, Some(self.shared.dispatched()));
+        let count = batch.entries.len();
+        self.early.push_back((batch, count));
+    }
+
+    fn passed_early(&mut self) {
+        if let Some((_, left)) = self.early.front_mut() {
+            *left -= 1;
+            if *left == 0 {
+                self.early.pop_front();
+            }
+        }
+    }
+
+    fn keep(&mut self, batch: &Arc<Batch>) {
+        self.recent_bytes += batch.bytes();
+        self.recent.push_back(Arc::clone(batch));
+        while self.recent_bytes > RECENT_BYTES
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.recent_bytes -= oldest.bytes();
+            self.dropped_bytes += oldest.bytes();
+        }
+        if self.dropped_bytes > RECENT_BYTES / 4 {
+            self.dropped_bytes = 0;
+            self.shared.let_go_before(self.oldest());
+        }
+    }
+
+    fn oldest(&self) -> Mark {
+        self.recent
+            .front()
+            .and_then(|batch| batch.entries.first())
+            .map_or_else(|| self.shared.dispatched(), |entry| entry.mark)
+    }
+
+    /// Makes those live who have read up to what is at hand here.
+    fn let_join(&mut self) {
+        for session in self.shared.take_joining() {
+            let Mode::Joining(from) = session.queue.lock().mode else {
+                continue;
+            };
+            if from < self.oldest() && from < self.shared.dispatched() {
+                session.queue.lock().refuse_join();
+                continue;
+            }
+            // With its references in one step: a session that is live and has none counts as caught up.
+            let chunks = self.behind(&session, from);
+            session.queue.lock().join(chunks);
+        }
+    }
+
+    /// References for a session that becomes live: what lies behind its read mark, and what is not durable yet.
+    fn behind(&self, session: &Session, from: Mark) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
+        for batch in self.recent.iter().filter(|batch| batch.end > from) {
+            let skip = batch.entries.partition_point(|entry| entry.mark < from);
+            references(&self.shared, session, batch, skip, None, &mut chunks);
+        }
+        let before = self.shared.dispatched();
+        for (batch, left) in &self.early {
+            // Records of the run that are durable already stand in the batches above.
+            references(
+                &self.shared,
+                session,
+                batch,
+                batch.entries.len() - left,
+                Some(before),
+                &mut chunks,
+            );
+        }
+        chunks
+    }
+}
+
+fn references(
+    shared: &Shared,
+    session: &Session,
+    batch: &Arc<Batch>,
+    skip: usize,
+    early_before: Option<Mark>,
+    into: &mut Vec<Chunk>,
+) {
+    let mut by_topic: Vec<(Arc<Topic>, Vec<u32>)> = Vec::new();
+    for (place, entry) in batch.entries.iter().enumerate().skip(skip) {
+        if entry.kind != EntryKind::Data {
+            continue;
+        }
+        if let Some((_, entries)) = by_topic.iter_mut().find(|(topic, _)| topic.log == entry.log) {
+            entries.push(place as u32);
+        } else if let Some(topic) = shared.topics.by_log(entry.log)
+            && topic
+                .matches(&shared.tree)
+                .connected
+                .iter()
+                .any(|held| held.id == session.id)
+        {
+            by_topic.push((topic, vec![place as u32]));
+        }
+    }
+    into.extend(
+        by_topic
+            .into_iter()
+            .map(|(topic, entries)| Chunk::new(batch, &topic, &entries.into(), early_before)),
+    );
+}

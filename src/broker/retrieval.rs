@@ -1,0 +1,649 @@
+//! Retrieval over HTTP: the next messages of an MQ API session, and the history of a topic (spec/messages.md 6 and 7,
+//! spec/semantics.md 6).
+//!
+//! **Invariants**
+//! - Retrievals of one session are served one after the other; their batches are disjoint.
+//! - An automatic retrieval makes the new position durable before it answers; a manual one moves nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use sha2::{Digest, Sha256};
+
+use super::delivery::{DeliverySink, Puller, persist};
+use super::error::{SessionRefused, StoreFailed};
+use super::message::Delivery;
+use super::mq_session::Caller;
+use super::position::{EXPLICIT_COUNT_MAX, Explicit};
+use super::rows::record::Record;
+use super::session::{Session, SessionKind, SessionState, Signal};
+use super::topic::Topic;
+use super::topic_filter::TopicFilter;
+use super::{Broker, Shared};
+use crate::store::{At, Class, Limit, LogId, Mark, Offset, ReadBuf};
+
+/// Bytes of stored records in one answer.
+pub const ANSWER_BYTES: usize = 4 << 20;
+
+/// What a retrieval asks for.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    /// Client name of an MQ API session.
+    pub client_name: String,
+    /// Only this topic, or only this one of the session's filters.
+    pub topic: Option<String>,
+    /// 1 to 65,535.
+    pub messages_max: usize,
+    /// How long to wait for a first message.
+    pub wait: Duration,
+    /// The position does not move; the answer has a token.
+    pub manual: bool,
+    /// The token of an earlier manual retrieval.
+    pub acknowledge_token: Option<String>,
+}
+
+/// A message that was retrieved.
+#[derive(Clone, Debug)]
+pub struct FetchedMessage {
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// Its position.
+    pub position: u64,
+    /// When it was accepted, ms since 1970 UTC.
+    pub time: i64,
+    /// Delivered because it was retained at the subscription.
+    pub retained: bool,
+    /// It has expired.
+    pub expired: bool,
+    /// Handed out before by a manual retrieval.
+    pub redelivered: bool,
+    /// Identifiers of the subscriptions that apply.
+    pub subscription_ids: Vec<u32>,
+    body: Vec<u8>,
+}
+
+impl FetchedMessage {
+    /// The message itself; `None` only if its stored bytes are no message.
+    pub fn record(&self) -> Option<Record<'_>> {
+        Record::parse(&self.body)
+    }
+}
+
+/// What a retrieval gives.
+#[derive(Clone, Debug, Default)]
+pub struct Fetched {
+    /// In order.
+    pub messages: Vec<FetchedMessage>,
+    /// There are more now.
+    pub more: bool,
+    /// Acknowledges this batch (manual).
+    pub acknowledge_token: Option<String>,
+}
+
+/// Where a history begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StartFrom {
+    /// The last messages.
+    Tail,
+    /// The oldest stored one.
+    Head,
+    /// Received at or after, ms since 1970 UTC.
+    Time(i64),
+    /// At or behind a position.
+    Position(u64),
+}
+
+/// What a history call asks for.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// Topic name.
+    pub topic: String,
+    /// Where to begin.
+    pub from: StartFrom,
+    /// 1 to 65,535.
+    pub messages_max: usize,
+    /// Expired ones too.
+    pub include_expired: bool,
+}
+
+/// A page of a history.
+#[derive(Clone, Debug, Default)]
+pub struct HistoryPage {
+    /// Ascending.
+    pub messages: Vec<FetchedMessage>,
+    /// Where the next page begins.
+    pub next: u64,
+    /// There are more now.
+    pub more: bool,
+}
+
+/// Collects what is handed out.
+struct Collector {
+    messages: Vec<FetchedMessage>,
+    bytes: usize,
+    messages_max: usize,
+    more: bool,
+}
+
+impl Collector {
+    fn new(messages_max: usize) -> Self {
+        Self {
+            messages: Vec::new(),
+            bytes: 0,
+            messages_max,
+            more: false,
+        }
+    }
+
+    fn push(&mut self, message: FetchedMessage) {
+        self.bytes += message.body.len();
+        self.messages.push(message);
+    }
+
+    fn has_room(&self) -> bool {
+        self.messages.len() < self.messages_max && (self.bytes < ANSWER_BYTES || self.messages.is_empty())
+    }
+}
+
+impl DeliverySink for Collector {
+    fn accepts(&mut self) -> bool {
+        let room = self.has_room();
+        self.more |= !room;
+        room
+    }
+
+    fn deliver(&mut self, delivery: &Delivery<'_>) -> bool {
+        let record = &delivery.record;
+        let head = record.head();
+        self.push(FetchedMessage {
+            topic: delivery.topic.into(),
+            position: delivery.position,
+            time: delivery.time,
+            retained: delivery.retained,
+            expired: delivery.expired,
+            redelivered: false,
+            subscription_ids: delivery.subscription_ids.to_vec(),
+            body: record.parts(&head).concat(),
+        });
+        true
+    }
+
+    fn release(&mut self, _packet_id: u16) {}
+
+    fn is_full(&self) -> bool {
+        self.more
+    }
+}
+
+impl Broker {
+    /// The next undelivered messages of an MQ API session.
+    ///
+    /// # Errors
+    /// See [`SessionRefused`].
+    pub async fn fetch(&self, fetch: &Fetch, caller: &Caller) -> Result<Fetched, SessionRefused> {
+        let shared = &self.0;
+        let name = &fetch.client_name;
+        let session = self.session(name, caller)?;
+        if session.kind == SessionKind::Mqtt {
+            return Err(SessionRefused::WrongKind(name.clone()));
+        }
+        let session = self.usable_session(name, caller)?;
+        let only = match &fetch.topic {
+            None => None,
+            Some(text) => Some(shared.selected(&session, text)?),
+        };
+        // What was published with QoS 0 before the call shall be in the answer.
+        let synced = shared.store.sync();
+        shared.store.settled(&synced).await?;
+        let until = shared.clock.now() + fetch.wait;
+        let waiting = Waiting::new(shared, &session, fetch.wait);
+        {
+            let mut state = session.state.lock();
+            shared.note_activity(&session, &mut state, Some(caller));
+            let mut commit = shared.store.begin(Class::C);
+            shared.activate(&session, &mut state, &mut commit);
+            if let Some(token) = &fetch.acknowledge_token {
+                shared.acknowledge(&session, &mut state, token);
+                persist(shared, &session, &mut state, &mut commit);
+            }
+            let ticket = shared.store.commit(commit)?;
+            drop(state);
+            shared.store.settled(&ticket).await?;
+        }
+        loop {
+            let fetched = {
+                let _turn = session.retrieval.lock().await;
+                shared.fetch_once(&session, fetch, only.as_ref()).await?
+            };
+            if !fetched.messages.is_empty() || shared.clock.now() >= until {
+                shared.note_activity(&session, &mut session.state.lock(), None);
+                return Ok(fetched);
+            }
+            tokio::select! {
+                () = waiting.signal.woken() => {}
+                () = shared.clock.sleep_until(until) => {}
+            }
+            self.usable_session(name, caller)?;
+        }
+    }
+
+    /// A page of a topic's history; moves nothing.
+    ///
+    /// # Errors
+    /// `Ok(None)`: there is no such topic. Else the store's.
+    pub async fn history(&self, history: &History) -> Result<Option<HistoryPage>, StoreFailed> {
+        let shared = &self.0;
+        let Some(topic) = shared.topics.get(&history.topic) else {
+            return Ok(None);
+        };
+        let synced = shared.store.sync();
+        shared.store.settled(&synced).await?;
+        let log = topic.log;
+        let mut next = match history.from {
+            StartFrom::Head => Offset::FIRST,
+            StartFrom::Tail => shared.store.locate(log, At::Last(history.messages_max as u64)).await?,
+            StartFrom::Time(time) => shared.store.locate(log, At::Time(time)).await?,
+            StartFrom::Position(position) => Offset(position.max(1)),
+        };
+        let bounds = shared.store.bounds(log).unwrap_or_default();
+        let now = shared.clock.wall_ms();
+        let mut page = HistoryPage {
+            messages: Vec::new(),
+            next: bounds.next.0,
+            more: false,
+        };
+        if next >= bounds.next {
+            return Ok(Some(page));
+        }
+        let mut collector = Collector::new(history.messages_max);
+        let mut buf = ReadBuf::default();
+        while collector.has_room() {
+            let records = (history.messages_max - collector.messages.len()).min(1_024);
+            let limit = Limit {
+                records,
+                bytes: 1 << 20,
+                before: Mark::END,
+            };
+            let progress = shared.store.read(log, next, limit, &mut buf).await?;
+            for read in &buf.records {
+                let Some(record) = Record::parse(buf.body(read)) else {
+                    continue;
+                };
+                let expired = record.expired(read.time, now);
+                if expired && !history.include_expired {
+                    continue;
+                }
+                collector.push(FetchedMessage {
+                    topic: (&*topic.name).into(),
+                    position: read.position.0,
+                    time: read.time,
+                    retained: false,
+                    expired,
+                    redelivered: false,
+                    subscription_ids: Vec::new(),
+                    body: buf.body(read).to_vec(),
+                });
+            }
+            next = progress.next;
+            page.more = progress.more;
+            if !progress.more {
+                break;
+            }
+        }
+        page.next = next.0;
+        page.messages = collector.messages;
+        Ok(Some(page))
+    }
+}
+
+/// A call that waits for a first message: while it lives the dispatcher wakes it.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    session: &'a Arc<Session>,
+    signal: Arc<Signal>,
+    active: bool,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(shared: &'a Shared, session: &'a Arc<Session>, wait: Duration) -> Self {
+        let waiting = Self {
+            shared,
+            session,
+            signal: Arc::default(),
+            active: !wait.is_zero(),
+        };
+        if waiting.active {
+            let mut state = session.state.lock();
+            state.waiting = Some(Arc::clone(&waiting.signal));
+            session.queue.lock().signal = Some(Arc::clone(&waiting.signal));
+            shared.set_connected(session, &state, true);
+        }
+        waiting
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.active {
+            return;
+        }
+        let mut state = self.session.state.lock();
+        // Another call that waits has its own signal there by now.
+        if state
+            .waiting
+            .as_ref()
+            .is_some_and(|signal| Arc::ptr_eq(signal, &self.signal))
+        {
+            state.waiting = None;
+            self.session.queue.lock().signal = None;
+            self.shared.set_connected(self.session, &state, false);
+        }
+    }
+}
+
+impl Shared {
+    /// What `topic` of a retrieval selects: one of the session's filters verbatim, or a topic that its filters cover.
+    fn selected(&self, session: &Session, text: &str) -> Result<TopicFilter, SessionRefused> {
+        let refused = || SessionRefused::NotSubscribed(text.into());
+        let filter = TopicFilter::parse(text).map_err(|_| refused())?;
+        let state = session.state.lock();
+        let covered = state.subscriptions.get(&filter).is_some()
+            || !filter.is_wildcard() && state.subscriptions.all().any(|held| held.filter.matches(text));
+        if covered { Ok(filter) } else { Err(refused()) }
+    }
+
+    async fn fetch_once(
+        &self,
+        session: &Arc<Session>,
+        fetch: &Fetch,
+        only: Option<&TopicFilter>,
+    ) -> Result<Fetched, SessionRefused> {
+        let mut collector = Collector::new(fetch.messages_max);
+        let (epoch, before) = {
+            let state = session.state.lock();
+            (state.epoch, state.position.bookmark())
+        };
+        match only {
+            None => {
+                Puller::new(self, session, epoch, &mut collector).pull().await;
+                self.fetch_shared(session, None, &mut collector).await?;
+            }
+            Some(filter) if filter.is_shared() => self.fetch_shared(session, Some(filter), &mut collector).await?,
+            Some(filter) => {
+                for topic in self.topics.matching(filter, "", usize::MAX) {
+                    if collector.more {
+                        break;
+                    }
+                    self.fetch_topic(session, &topic, &mut collector).await?;
+                }
+            }
+        }
+        let mut fetched = Fetched {
+            more: collector.more,
+            messages: collector.messages,
+            acknowledge_token: None,
+        };
+        if fetched.messages.is_empty() && !session.state.lock().position.is_changed() {
+            return Ok(fetched);
+        }
+        let mut commit = self.store.begin(Class::B);
+        {
+            let mut state = session.state.lock();
+            let state = &mut *state;
+            if fetch.manual {
+                if !fetched.messages.is_empty() {
+                    fetched.acknowledge_token = Some(self.token(session, state, &before));
+                }
+                state.position.go_back(before);
+                state.step = None;
+                mark_redelivered(state, self, &mut fetched.messages);
+            } else {
+                state.manual.clear();
+                persist(self, session, state, &mut commit);
+            }
+        }
+        for group in self.groups_of(session) {
+            group.persist(&mut commit);
+        }
+        let ticket = self.store.commit(commit)?;
+        self.store.settled(&ticket).await?;
+        Ok(fetched)
+    }
+
+    /// The messages of one topic behind the session's position on it, which moves ahead of the floor.
+    async fn fetch_topic(
+        &self,
+        session: &Arc<Session>,
+        topic: &Arc<Topic>,
+        collector: &mut Collector,
+    ) -> Result<(), SessionRefused> {
+        let (matched, explicit, floor, count) = {
+            let mut state = session.state.lock();
+            let matched = state.subscriptions.of_topic(topic);
+            (
+                matched,
+                state.position.of(topic.log),
+                state.position.floor,
+                state.position.explicit_count(),
+            )
+        };
+        if matched.is_empty() {
+            return Ok(());
+        }
+        let mut next = match explicit {
+            Some(Explicit::Ahead(next) | Explicit::Behind(next)) => next,
+            None if count >= EXPLICIT_COUNT_MAX => return Ok(()),
+            None => {
+                self.store
+                    .locate(topic.log, At::Mark(floor.max(matched.oldest_start())))
+                    .await?
+            }
+        };
+        let begun = next;
+        let now = self.clock.wall_ms();
+        let mut buf = ReadBuf::default();
+        'reading: loop {
+            let limit = Limit {
+                records: 256,
+                bytes: 1 << 20,
+                before: Mark::END,
+            };
+            let progress = self.store.read(topic.log, next, limit, &mut buf).await?;
+            for read in &buf.records {
+                if let Some(record) = Record::parse(buf.body(read))
+                    && let Some(applies) = matched.applies(read.mark, record.publisher == &*session.name)
+                {
+                    let expired = record.expired(read.time, now);
+                    if !expired || applies.include_expired {
+                        if !collector.accepts() {
+                            break 'reading;
+                        }
+                        collector.deliver(&Delivery {
+                            topic: &topic.name,
+                            position: read.position.0,
+                            time: read.time,
+                            qos: record.qos,
+                            packet_id: None,
+                            dup: false,
+                            retain: record.retain,
+                            retained: false,
+                            expired,
+                            expiry_left: None,
+                            subscription_ids: &applies.identifiers,
+                            record,
+                        });
+                    }
+                }
+                next = read.position.next();
+            }
+            if !progress.more {
+                break;
+            }
+        }
+        if next != begun {
+            session.state.lock().position.set(topic.log, Explicit::Ahead(next));
+        }
+        Ok(())
+    }
+
+    /// Messages of the session's share groups; they are consumed with the answer.
+    async fn fetch_shared(
+        &self,
+        session: &Arc<Session>,
+        only: Option<&TopicFilter>,
+        collector: &mut Collector,
+    ) -> Result<(), SessionRefused> {
+        let filters: Vec<_> = {
+            let state = session.state.lock();
+            let shared = state.subscriptions.shared.iter();
+            shared.map(|held| (held.filter.clone(), held.options.clone())).collect()
+        };
+        let now = self.clock.wall_ms();
+        let mut buf = ReadBuf::default();
+        for (filter, options) in filters
+            .iter()
+            .filter(|(filter, _)| only.is_none_or(|only| only == filter))
+        {
+            let Some(group) = self.groups.get(filter) else { continue };
+            loop {
+                if !collector.has_room() {
+                    collector.more = true;
+                    break;
+                }
+                let wanted = (collector.messages_max - collector.messages.len()).min(64);
+                let taken = group.take_all(self, session.id, wanted).await;
+                if taken.is_empty() {
+                    break;
+                }
+                for one in taken {
+                    group.acked(one.log, one.position);
+                    let limit = Limit {
+                        records: 1,
+                        bytes: usize::MAX,
+                        before: Mark::END,
+                    };
+                    self.store.read(one.log, one.position, limit, &mut buf).await?;
+                    let found = buf.records.first().filter(|read| read.position == one.position);
+                    let (Some(read), Some(topic)) = (found, self.topics.by_log(one.log)) else {
+                        continue;
+                    };
+                    let Some(record) = Record::parse(buf.body(read)) else {
+                        continue;
+                    };
+                    let expired = record.expired(read.time, now);
+                    if expired && !options.include_expired {
+                        continue;
+                    }
+                    collector.push(FetchedMessage {
+                        topic: (&*topic.name).into(),
+                        position: one.position.0,
+                        time: read.time,
+                        retained: false,
+                        expired,
+                        redelivered: false,
+                        subscription_ids: options.identifier.into_iter().collect(),
+                        body: buf.body(read).to_vec(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The token that stands for the session's positions as they are now, behind a batch.
+    fn token(&self, session: &Session, state: &SessionState, before: &super::position::Bookmark) -> String {
+        let mut bytes = vec![1];
+        bytes.extend_from_slice(&session.id.0.to_le_bytes());
+        bytes.extend_from_slice(&state.generation.to_le_bytes());
+        bytes.extend_from_slice(&state.position.floor.to_bytes());
+        for (log, next) in state.position.moved_since(before) {
+            bytes.extend_from_slice(&log.0.to_le_bytes());
+            bytes.extend_from_slice(&next.0.to_le_bytes());
+        }
+        let seal = self.seal(&bytes);
+        bytes.extend_from_slice(&seal);
+        BASE64.encode(bytes)
+    }
+
+    fn seal(&self, bytes: &[u8]) -> [u8; 8] {
+        let key = self.secret.lock().unwrap_or_default();
+        // Length-extension gives nothing here: the token's fields are fixed by its length and checked by their seal.
+        let inner = Sha256::new().chain_update(key).chain_update(bytes).finalize();
+        let outer = Sha256::new().chain_update(key).chain_update(inner).finalize();
+        let mut seal = [0; 8];
+        seal.iter_mut()
+            .zip(outer.iter())
+            .for_each(|(place, byte)| *place = *byte);
+        seal
+    }
+
+    /// Moves positions to where a token says, never back; a token that is not this session's is ignored.
+    fn acknowledge(&self, session: &Session, state: &mut SessionState, token: &str) {
+        let Ok(bytes) = BASE64.decode(token) else { return };
+        let Some((covered, seal)) = bytes.split_last_chunk::<8>() else {
+            return;
+        };
+        if self.seal(covered) != *seal {
+            return;
+        }
+        let Some(([1], rest)) = covered.split_first_chunk::<1>() else {
+            return;
+        };
+        let Some((id, rest)) = rest.split_first_chunk::<8>() else {
+            return;
+        };
+        let Some((generation, rest)) = rest.split_first_chunk::<4>() else {
+            return;
+        };
+        let Some((floor, mut pairs)) = rest.split_first_chunk::<8>() else {
+            return;
+        };
+        if u64::from_le_bytes(*id) != session.id.0 || u32::from_le_bytes(*generation) != state.generation {
+            return;
+        }
+        let floor = Mark::from_bytes(*floor);
+        if floor > state.position.floor {
+            state.position.floor = floor;
+            state.step = None;
+        }
+        while let Some((pair, rest)) = pairs.split_first_chunk::<16>() {
+            pairs = rest;
+            let (log, next) = pair.split_at(8);
+            let (Ok(log), Ok(next)) = (log.try_into(), next.try_into()) else {
+                return;
+            };
+            let (log, next) = (LogId(u64::from_le_bytes(log)), Offset(u64::from_le_bytes(next)));
+            let further = match state.position.of(log) {
+                Some(Explicit::Ahead(held) | Explicit::Behind(held)) => next > held,
+                None => self.topics.by_log(log).is_some(),
+            };
+            if further {
+                state.position.set(log, Explicit::Ahead(next));
+            }
+        }
+    }
+
+    fn groups_of(&self, session: &Session) -> Vec<Arc<super::shared_group::ShareGroup>> {
+        let state = session.state.lock();
+        state
+            .subscriptions
+            .shared
+            .iter()
+            .filter_map(|held| self.groups.get(&held.filter))
+            .collect()
+    }
+}
+
+/// Marks what an earlier manual retrieval handed out, and notes what this one does.
+fn mark_redelivered(state: &mut SessionState, shared: &Shared, messages: &mut [FetchedMessage]) {
+    for message in messages {
+        let Some(topic) = shared.topics.get(&message.topic) else {
+            continue;
+        };
+        let seen = state.manual.entry(topic.log).or_default();
+        message.redelivered = message.position <= seen.0;
+        seen.0 = seen.0.max(message.position);
+    }
+}

@@ -1,0 +1,16 @@
+//! MQTT over a real socket: a module per chapter of the specification.
+
+#![expect(clippy::unwrap_used, reason = "a failed setup is a failed test")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::mqtt as client;
+
+mod connect;
+mod harness;
+mod qos1;
+mod qos2;
+mod retain;
+mod session;
+mod will;
