@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use crate::broker::account::{ADMIN, Accounts, Denied};
+use crate::broker::account::{Accounts, Denied};
 use crate::broker::{Broker, BrokerSettings};
 use crate::clock::Clock;
 use crate::config::{Config, DurabilityName, PasswdArgs};
@@ -288,10 +288,9 @@ async fn check_exposure(config: &Config, accounts: &Accounts) -> Result<(), Serv
 }
 
 fn server_info(report: &OpenReport) -> ServerInfo {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = report.store;
-    let tail = rest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let (variant, node) = tail.split_at(4);
-    let uuid = format!("{a:02x}{b:02x}{c:02x}{d:02x}-{e:02x}{f:02x}-{g:02x}{h:02x}-{variant}-{node}");
+    let hex = format!("{:032x}", u128::from_be_bytes(report.store));
+    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| hex.get(part).unwrap_or_default());
+    let uuid = parts.join("-");
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     ServerInfo {
         version: concat!("EverMQ ", env!("CARGO_PKG_VERSION")).into(),

@@ -46,10 +46,6 @@ impl DataDir {
         self.root.join("snapshots")
     }
 
-    pub(crate) fn catalog(&self) -> PathBuf {
-        self.root.join("state")
-    }
-
     pub(crate) fn manifest(&self) -> PathBuf {
         self.root.join("MANIFEST")
     }

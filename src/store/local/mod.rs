@@ -11,6 +11,7 @@ pub mod disk;
 #[cfg(any(test, feature = "testing"))]
 #[expect(clippy::indexing_slicing, reason = "it exists for tests, where a panic is a finding")]
 pub mod faulty_disk;
+pub(crate) mod keeper;
 pub(crate) mod log;
 pub(crate) mod rows;
 pub mod snapshot;
@@ -35,6 +36,8 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use self::data_dir::{DataDir, Manifest};
 use self::disk::{Disk, LockGuard, RealDisk};
+use self::keeper::Keeper;
+pub use self::keeper::SnapshotPolicy;
 use self::log::Log;
 use self::log::append::{Append, Cursor, Stop};
 use self::log::frame::{FORMAT_VERSION, SEGMENT_HEADER_BYTES};
@@ -44,8 +47,12 @@ pub use self::log::recovery::Cut;
 use self::log::recovery::{Recovered, Start, recover};
 use self::log::segment::make_segment;
 use self::log::settle::Settlement;
+pub use self::log::sidecar;
+use self::log::sidecar::BlockCache;
 use self::log::state::State;
 use self::log::writer::{Step, Writer};
+use self::rows::Rows;
+use self::snapshot::{Loaded, Snapshots};
 use crate::clock::Clock;
 use crate::store::feed::{Feed, FeedItem, FeedQueue};
 use crate::store::types::{
@@ -56,6 +63,8 @@ use crate::store::{Error, Fetch, MessageLog, MetaStore, Pin, Refused, Result, St
 
 /// Bytes of a segment, unless a test wants small ones.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
+/// Blocks of sidecars that stay in memory.
+const SIDECAR_CACHE_BYTES: usize = 32 << 20;
 /// The smallest segment that is of any use.
 const SEGMENT_BYTES_MIN: u64 = 8192;
 /// Commits kept for reuse, and the largest arena that is kept.
@@ -86,6 +95,8 @@ pub struct Options {
     pub clock: Clock,
     /// Where bytes go.
     pub disk: Arc<dyn Disk>,
+    /// When snapshots are written.
+    pub snapshots: SnapshotPolicy,
     /// Refuse to begin a new store: an unmounted disk must not start empty.
     pub require_existing: bool,
     /// No threads: the test calls [`LocalStore::pump`].
@@ -103,20 +114,10 @@ impl Options {
             recent_bytes: RECENT_BYTES_MAX,
             clock: Clock::system(),
             disk: Arc::new(RealDisk),
+            snapshots: SnapshotPolicy::default(),
             require_existing: false,
             #[cfg(any(test, feature = "testing"))]
             stepped: false,
-        }
-    }
-
-    fn is_stepped(&self) -> bool {
-        #[cfg(any(test, feature = "testing"))]
-        {
-            self.stepped
-        }
-        #[cfg(not(any(test, feature = "testing")))]
-        {
-            false
         }
     }
 }
@@ -134,6 +135,8 @@ pub struct OpenReport {
     pub previous_clean_stop: Option<i64>,
     /// The highest time in the log, ms since 1970 UTC; 0 if there is none.
     pub last_time_ms: i64,
+    /// The start read a snapshot.
+    pub from_snapshot: bool,
     /// Batches read from the log.
     pub batches_replayed: u64,
     /// What was left out at the end of the log.
@@ -150,6 +153,10 @@ pub struct LocalStore {
     commits: Mutex<Vec<Commit>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     stepper: Mutex<Option<Writer>>,
+    #[cfg(any(test, feature = "testing"))]
+    keeper: Mutex<Option<Keeper>>,
+    /// A start has read a snapshot: its rows are there for [`MetaStore::load`].
+    from_snapshot: bool,
     lock: Mutex<Option<LockGuard>>,
     segment_bytes: u64,
 }
@@ -161,6 +168,7 @@ impl LocalStore {
     /// - [`Error::Refused`]: the directory is in use, foreign or newer than this build.
     /// - [`Error::Damaged`]: acknowledged data does not verify; nothing was changed.
     /// - [`Error::Io`]: the disk failed.
+    #[expect(clippy::needless_pass_by_value, reason = "a store keeps how it was opened to itself")]
     pub fn open(options: Options) -> Result<(Self, OpenReport)> {
         if !(SEGMENT_BYTES_MIN..=u64::from(u32::MAX)).contains(&options.segment_bytes) {
             return Err(Error::Refused(format!(
@@ -184,7 +192,23 @@ impl LocalStore {
         if moved {
             tracing::warn!(dir = %dir.root().display(), "the data directory was copied or moved since its last start");
         }
-        let recovered = recover(disk, &dir, manifest.store, Start::BEGINNING, options.segment_bytes)?;
+        let mut rows = Rows::default();
+        let visit = &mut |table: Table, key: &[u8], row: &Row| rows.apply(table, key, Some(&row.bytes), row.mark);
+        let (snapshots, loaded) = Snapshots::load(Arc::clone(&options.disk), &dir.snapshots(), visit)?;
+        let (start, leftover) = match &loaded {
+            None => (Start::BEGINNING, Vec::new()),
+            Some(loaded) => {
+                let times = loaded.segments.iter().map(|segment| segment.last_time);
+                let start = Start {
+                    lsn: loaded.head.mark.raw(),
+                    number: loaded.head.next_batch,
+                    highest_time: times.max().unwrap_or(0),
+                    newest_row: loaded.newest_row.raw(),
+                };
+                (start, check_segments(disk, &dir, loaded)?)
+            }
+        };
+        let recovered = recover(disk, &dir, manifest.store, start, options.segment_bytes)?;
         manifest.incarnation += 1;
         manifest.place = place;
         manifest.write(disk, &dir)?;
@@ -194,20 +218,29 @@ impl LocalStore {
             created,
             previous_clean_stop: recovered.clean_stop,
             last_time_ms: recovered.highest_time,
+            from_snapshot: loaded.is_some(),
             batches_replayed: recovered.accepted.len() as u64,
             cut: recovered.cut.clone(),
             moved,
             durability: options.durability,
         };
-        let store = Self::start(options, dir, &manifest, recovered, lock)?;
+        let found = Found {
+            loaded,
+            rows,
+            snapshots,
+            leftover,
+            first_segment: log::frame::segment_of(start.lsn),
+        };
+        let store = Self::start(&options, dir, &manifest, recovered, found, lock)?;
         Ok((store, report))
     }
 
     fn start(
-        options: Options,
+        options: &Options,
         dir: DataDir,
         manifest: &Manifest,
         recovered: Recovered,
+        found: Found,
         lock: LockGuard,
     ) -> Result<Self> {
         let segment_bytes = options.segment_bytes;
@@ -226,11 +259,12 @@ impl LocalStore {
             manifest.incarnation << 32,
         );
         append.sync_commits = options.durability == Durability::Sync;
-        let first_segment = recovered
-            .accepted
-            .first()
-            .map_or(active.header.number, |first| first.segment);
-        let mut state = State::new(first_segment);
+        let mut state = State::new(found.first_segment);
+        let from_snapshot = found.loaded.is_some();
+        if let Some(loaded) = found.loaded {
+            append.restore(&loaded);
+            state.restore(loaded, found.rows);
+        }
         let mut recent = Recent::new(options.recent_bytes);
         let settlement = Arc::new(Settlement::default());
         settlement.start(durable);
@@ -240,7 +274,8 @@ impl LocalStore {
         }));
         for accepted in recovered.accepted {
             if accepted.segment != state.active.number {
-                state.switch(accepted.segment);
+                state.switch(accepted.segment, accepted.batch.write);
+                state.fed_before_active = append.last_fed;
             }
             for entry in &accepted.batch.entries {
                 append.replay(entry, accepted.batch.body(entry));
@@ -250,12 +285,12 @@ impl LocalStore {
                 continue;
             }
             let batch = Arc::new(accepted.batch);
+            append.last_fed = batch.end;
             recent.push(Arc::clone(&batch));
             feed.queue(FeedItem::Batch(batch));
         }
-        if state.active.number != active.header.number {
-            state.switch(active.header.number);
-        }
+        state.switch(active.header.number, recovered.next_number);
+        state.fed_before_active = append.last_fed;
         state.end = append.mark();
         append.handed_on_mark = state.end;
         feed.push(FeedItem::CaughtUp);
@@ -276,34 +311,57 @@ impl LocalStore {
             open: log::reader::OpenSegments::default(),
             sync_begun: AtomicU64::new(0),
             born: Instant::now(),
+            synced: AtomicU64::new(durable),
+            blocks: BlockCache::new(SIDECAR_CACHE_BYTES),
+            sidecars: log::cold::OpenSidecars::default(),
+            pins: Arc::default(),
         });
         log.open
             .insert(active.header.number, Arc::clone(&active.file), active.header.salt);
         log.preparer.want(active.header.number + 1, segment_bytes);
         let writer = Writer::new(Arc::clone(&log), active, segment_bytes, durable);
+        let keeper = Keeper::new(
+            Arc::clone(&log),
+            found.snapshots,
+            options.snapshots,
+            segment_bytes,
+            manifest.incarnation,
+            found.leftover,
+        );
         let store = Self {
             log,
             commits: Mutex::default(),
             threads: Mutex::default(),
             stepper: Mutex::default(),
+            #[cfg(any(test, feature = "testing"))]
+            keeper: Mutex::default(),
+            from_snapshot,
             lock: Mutex::new(Some(lock)),
             segment_bytes,
         };
-        if options.is_stepped() {
+        #[cfg(any(test, feature = "testing"))]
+        if options.stepped {
             *store.stepper.lock() = Some(writer);
-        } else {
-            store.spawn(writer)?;
+            *store.keeper.lock() = Some(keeper);
+            return Ok(store);
         }
+        store.spawn(writer, keeper)?;
         Ok(store)
     }
 
-    fn spawn(&self, writer: Writer) -> Result<()> {
+    fn spawn(&self, writer: Writer, mut keeper: Keeper) -> Result<()> {
         let failed = |error| Error::Io(format!("cannot start a thread: {error}"));
         let mut threads = self.threads.lock();
         let log = Arc::clone(&self.log);
         let segment_bytes = self.segment_bytes;
         let maintenance = std::thread::Builder::new().name("maintenance".into()).spawn(move || {
-            log.preparer.run(log.disk.as_ref(), &log.dir, log.store, segment_bytes);
+            let keep = &mut |pace: &dyn Fn()| {
+                if let Err(error) = keeper.step(false, pace) {
+                    tracing::warn!(%error, "maintenance of the store failed, and is tried again");
+                }
+            };
+            log.preparer
+                .run(log.disk.as_ref(), &log.dir, log.store, segment_bytes, keep);
         });
         threads.push(maintenance.map_err(failed)?);
         let writer = std::thread::Builder::new()
@@ -321,6 +379,18 @@ impl LocalStore {
             return false;
         };
         self.step_until_idle(writer, hurry)
+    }
+
+    /// Without threads: writes sidecars and a snapshot, and gives back what nobody needs.
+    ///
+    /// # Errors
+    /// What failed.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn keep(&self) -> Result<()> {
+        match &mut *self.keeper.lock() {
+            Some(keeper) => keeper.step(true, &|| ()),
+            None => Ok(()),
+        }
     }
 
     fn step_until_idle(&self, writer: &mut Writer, hurry: bool) -> bool {
@@ -368,6 +438,40 @@ impl Drop for LocalStore {
     fn drop(&mut self) {
         self.end(Stop::Abandon);
     }
+}
+
+/// What a start goes on with besides the log.
+struct Found {
+    loaded: Option<Loaded>,
+    rows: Rows,
+    snapshots: Snapshots,
+    leftover: Vec<u32>,
+    first_segment: u32,
+}
+
+/// R19, as far as the newest snapshot tells; returns segments before it that it does not list.
+fn check_segments(disk: &dyn Disk, dir: &DataDir, loaded: &Loaded) -> Result<Vec<u32>> {
+    let files = dir.log_files(disk)?;
+    for error in &loaded.passed_over {
+        tracing::error!(%error, "a snapshot does not verify; the start reads an older one");
+    }
+    for segment in &loaded.segments {
+        // An older snapshot lists what was given back since.
+        if loaded.passed_over.is_empty() && files.segments.binary_search(&segment.number).is_err() {
+            return Err(Error::Damaged {
+                file: dir.shown(&dir.segment(segment.number)),
+                offset: 0,
+                cause: "the segment is missing, although the snapshot lists it".into(),
+            });
+        }
+    }
+    let first = log::frame::segment_of(loaded.head.mark.raw());
+    let listed = |number: &u32| loaded.segments.iter().any(|segment| segment.number == *number);
+    Ok(files
+        .segments
+        .into_iter()
+        .filter(|number| *number < first && !listed(number))
+        .collect())
 }
 
 /// Whose directory it is; a new one gets its first segment and then a MANIFEST.
@@ -469,15 +573,31 @@ impl MessageLog for LocalStore {
 
     fn locate(&self, log: LogId, at: At) -> Fetch<'_, Offset> {
         match at {
-            At::Mark(_) | At::Last(_) => Fetch::ready(self.log.locate(log, at)),
-            At::Time(_) => {
-                let shared = Arc::clone(&self.log);
-                blocking(move || shared.locate(log, at))
-            }
+            At::Mark(_) | At::Last(_) => match self.log.locate_warm(log, at) {
+                Ok(Some(position)) => return Fetch::ready(Ok(position)),
+                Ok(None) => {}
+                Err(error) => return Fetch::ready(Err(error)),
+            },
+            At::Time(_) => {}
         }
+        let shared = Arc::clone(&self.log);
+        blocking(move || shared.locate(log, at))
     }
 
     fn read<'a>(&'a self, log: LogId, from: Offset, limit: Limit, into: &'a mut ReadBuf) -> Fetch<'a, Progress> {
+        if self.log.reads_cold(log, from) {
+            let shared = Arc::clone(&self.log);
+            return Fetch::wait(async move {
+                let mut buffer = std::mem::take(into);
+                let (buffer, result) = blocking(move || {
+                    let result = shared.read_cold(log, from, limit, &mut buffer);
+                    Ok((buffer, result))
+                })
+                .await?;
+                *into = buffer;
+                result
+            });
+        }
         let plan = match self.log.plan(log, from, limit) {
             Ok(plan) => plan,
             Err(error) => {
@@ -502,7 +622,24 @@ impl MessageLog for LocalStore {
     }
 
     fn touched<'a>(&'a self, from: Mark, limit: Limit, into: &'a mut Vec<Touched>) -> Fetch<'a, Mark> {
-        Fetch::ready(Ok(self.log.state.read().touched(from, limit, into)))
+        {
+            let state = self.log.state.read();
+            let cold = state.cold.range(log::frame::segment_of(from.raw())..).next();
+            if cold.is_none_or(|segment| log::frame::lsn(*segment, 0) >= limit.before.raw()) {
+                return Fetch::ready(Ok(state.touched(from, limit, into)));
+            }
+        }
+        let shared = Arc::clone(&self.log);
+        Fetch::wait(async move {
+            let mut found = std::mem::take(into);
+            let (found, result) = blocking(move || {
+                let result = shared.touched_cold(from, limit, &mut found);
+                Ok((found, result))
+            })
+            .await?;
+            *into = found;
+            result
+        })
     }
 
     fn count(&self, log: LogId, range: Range<Offset>) -> Fetch<'_, u64> {
@@ -510,23 +647,29 @@ impl MessageLog for LocalStore {
         if !state.logs.contains_key(&log.0) {
             return Fetch::ready(Err(Error::NoLog(log)));
         }
-        Fetch::ready(Ok(state.count(log.0, range.start.0, range.end.0)))
+        if state.cold_part(log.0, range.start.0).is_none() {
+            return Fetch::ready(Ok(state.count(log.0, range.start.0, range.end.0)));
+        }
+        drop(state);
+        let shared = Arc::clone(&self.log);
+        blocking(move || shared.count_cold(log, range.start, range.end))
     }
 
     fn feed(&self) -> Feed {
         self.log.feed.take()
     }
 
-    fn pin(&self, _mark: Mark) -> Pin {
-        // Nothing is recycled while segments live for ever.
-        Pin { _guard: Box::new(()) }
+    fn pin(&self, mark: Mark) -> Pin {
+        Pin {
+            _guard: Box::new(self.log.pins.hold(mark)),
+        }
     }
 }
 
 impl MetaStore for LocalStore {
     fn derive(&self, table: Table, key: &[u8], row: Option<&[u8]>) {
         let mark = self.log.feed.finished_mark();
-        self.log.state.write().rows.apply(table, key, row, mark);
+        self.log.state.write().apply_row(table, key, row, mark);
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Fetch<'_, Option<Row>> {
@@ -537,8 +680,11 @@ impl MetaStore for LocalStore {
         Fetch::ready(Ok(self.log.state.read().rows.scan(table, range, limit)))
     }
 
-    fn load(&self, _visit: &mut dyn FnMut(Table, &[u8], &Row)) -> Result<()> {
-        // Everything is in the log, and the feed brings it.
+    fn load(&self, visit: &mut dyn FnMut(Table, &[u8], &Row)) -> Result<()> {
+        // Without a snapshot everything is in the log, and the feed brings it.
+        if self.from_snapshot {
+            self.log.state.read().rows.visit(visit);
+        }
         Ok(())
     }
 

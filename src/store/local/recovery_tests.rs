@@ -387,6 +387,7 @@ fn r22_a_log_that_ends_before_the_snapshot_is_refused() {
         lsn: lsn(1, 1 << 20),
         number: 9,
         highest_time: 0,
+        newest_row: 0,
     };
     let Err(error) = super::log::recovery::recover(&disk, &dir, header.store, start, 8192) else {
         panic!("it opened")

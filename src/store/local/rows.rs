@@ -18,20 +18,25 @@ impl Rows {
     /// Puts a row, or with `None` deletes it.
     pub(crate) fn apply(&mut self, table: Table, key: &[u8], row: Option<&[u8]>, mark: Mark) {
         let rows = self.tables.entry(table).or_default();
-        match row {
-            Some(bytes) => match rows.get_mut(key) {
-                Some(row) => {
-                    row.bytes.clear();
-                    row.bytes.extend_from_slice(bytes);
-                    row.mark = mark;
-                }
-                None => {
-                    let bytes = bytes.to_vec();
-                    rows.insert(key.to_vec(), Row { bytes, mark });
-                }
-            },
-            None => {
-                rows.remove(key);
+        let Some(bytes) = row else {
+            rows.remove(key);
+            return;
+        };
+        if let Some(row) = rows.get_mut(key) {
+            row.bytes.clear();
+            row.bytes.extend_from_slice(bytes);
+            row.mark = mark;
+        } else {
+            let bytes = bytes.to_vec();
+            rows.insert(key.to_vec(), Row { bytes, mark });
+        }
+    }
+
+    /// Every row once.
+    pub(crate) fn visit(&self, visit: &mut dyn FnMut(Table, &[u8], &Row)) {
+        for (table, rows) in &self.tables {
+            for (key, row) in rows {
+                visit(*table, key, row);
             }
         }
     }

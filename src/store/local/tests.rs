@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::faulty_disk::{Fault, FaultyDisk, Op};
 use super::harness::{ALL, Machine, NOON, ROWS, bodies, options};
-use super::{Durability, LocalStore, Options};
+use super::{Durability, LocalStore, Options, SnapshotPolicy};
 use crate::clock::Clock;
 use crate::store::conformance::Harness;
 use crate::store::{
@@ -38,6 +38,11 @@ impl Suite {
         let options = Options {
             clock: clock.clone(),
             stepped: false,
+            // Whenever a segment is sealed.
+            snapshots: SnapshotPolicy {
+                log_bytes: 0,
+                ..SnapshotPolicy::default()
+            },
             ..options(disk)
         };
         Arc::new(LocalStore::open(options).unwrap().0)

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
+use super::super::snapshot::Loaded;
 use super::frame::{
     BATCH_HEADER_BYTES, Kind, RECORD_PREFIX_BYTES, RecordPrefix, SEAL_BYTES_MAX, SEGMENT_HEADER_BYTES, align8, lsn,
 };
@@ -101,6 +102,8 @@ pub(crate) struct Append {
     /// The highest batch in the feed.
     pub(crate) handed_on: u64,
     pub(crate) handed_on_mark: Mark,
+    /// The end of the last batch in the feed.
+    pub(crate) last_fed: Mark,
     /// Must be synced as soon as it is written.
     pub(crate) sync_through: u64,
     pub(crate) waiters: Vec<(u64, WaiterId)>,
@@ -154,6 +157,7 @@ impl Append {
             pending_bytes: 0,
             handed_on: next_number.saturating_sub(1),
             handed_on_mark: Mark::START,
+            last_fed: Mark::START,
             sync_through: 0,
             waiters: Vec::new(),
             latched: None,
@@ -187,12 +191,18 @@ impl Append {
         self.logs.insert(log, AppendLog { next, shared, waiting });
     }
 
-    /// What numbers are given out next, at the least.
-    pub(crate) fn restore_next_log(&mut self, next_log: u64) {
-        self.next_log = self.next_log.max(next_log);
+    /// Begins with what a snapshot says.
+    pub(crate) fn restore(&mut self, loaded: &Loaded) {
+        self.next_log = self.next_log.max(loaded.head.next_log);
+        for log in &loaded.logs {
+            self.restore_log(log.id.0, log.sequence.0, log.next.0);
+        }
+        for held in &loaded.once {
+            self.restore_once(held.key, held.offset.0);
+        }
     }
 
-    pub(crate) fn restore_once(&mut self, key: OnceKey, position: u64) {
+    fn restore_once(&mut self, key: OnceKey, position: u64) {
         self.once.insert(key, Held { write: 0, position });
     }
 
@@ -231,6 +241,11 @@ impl Append {
         }
     }
 
+    /// The number the next log would get.
+    pub(crate) fn next_log(&self) -> u64 {
+        self.next_log
+    }
+
     pub(crate) fn reserve_log(&mut self) -> LogId {
         let log = LogId(self.next_log);
         self.next_log += 1;
@@ -259,11 +274,6 @@ impl Append {
             Some(building) => lsn(building.segment, building.start + building.bytes.len() as u32),
             None => lsn(self.cursor.segment, self.cursor.offset as u32),
         })
-    }
-
-    /// The batch that everything handed over before lies in or before.
-    pub(crate) fn last_write(&self) -> u64 {
-        self.last_write
     }
 
     /// Takes a commit, or says why not.

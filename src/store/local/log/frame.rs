@@ -63,7 +63,6 @@ macro_rules! read_int {
         }
     };
 }
-read_int!(u16_at, u16);
 read_int!(u32_at, u32);
 read_int!(u64_at, u64);
 read_int!(i64_at, i64);

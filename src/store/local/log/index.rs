@@ -119,7 +119,7 @@ impl SegmentIndex {
     }
 
     /// The elements of a log from the first one on that does not satisfy `before`, which holds for a prefix of them.
-    pub(crate) fn from<'a>(&'a self, log: &'a TouchedLog, before: impl Fn(&Element) -> bool) -> Elements<'a> {
+    pub(crate) fn behind<'a>(&'a self, log: &'a TouchedLog, before: impl Fn(&Element) -> bool) -> Elements<'a> {
         let element = |at: u32| self.elements.get(at as usize);
         let passed = log.strides.partition_point(|at| element(*at).is_some_and(&before));
         let mut at = passed
@@ -136,14 +136,14 @@ impl SegmentIndex {
     }
 
     /// The elements of a log at or after a position.
-    pub(crate) fn from_position<'a>(&'a self, log: &'a TouchedLog, position: u64) -> Elements<'a> {
+    pub(crate) fn at_position<'a>(&'a self, log: &'a TouchedLog, position: u64) -> Elements<'a> {
         let first = log.first_position;
-        self.from(log, move |element| first + u64::from(element.delta) < position)
+        self.behind(log, move |element| first + u64::from(element.delta) < position)
     }
 
     /// The elements of a log at or behind an offset of the file.
-    pub(crate) fn from_offset<'a>(&'a self, log: &'a TouchedLog, offset: u32) -> Elements<'a> {
-        self.from(log, move |element| element.offset < offset)
+    pub(crate) fn at_offset<'a>(&'a self, log: &'a TouchedLog, offset: u32) -> Elements<'a> {
+        self.behind(log, move |element| element.offset < offset)
     }
 
     /// The first offset behind which a record of this time or later can lie; `None` if all are earlier.
@@ -184,20 +184,20 @@ mod tests {
         for log in [1, 2] {
             let touched = index.log(log).unwrap();
             let all: Vec<(u64, u32)> = index
-                .from_position(touched, 0)
+                .at_position(touched, 0)
                 .map(|element| (touched.first_position + u64::from(element.delta), element.offset))
                 .collect();
             assert_eq!(all.len(), touched.count as usize);
             for position in 0..3200 {
                 let found = index
-                    .from_position(touched, position)
+                    .at_position(touched, position)
                     .next()
                     .map(|element| element.offset);
                 let expected = all.iter().find(|(at, _)| *at >= position).map(|(_, offset)| *offset);
                 assert_eq!(found, expected);
             }
             for offset in (4096..60_000).step_by(25) {
-                let found = index.from_offset(touched, offset).next().map(|element| element.offset);
+                let found = index.at_offset(touched, offset).next().map(|element| element.offset);
                 let expected = all.iter().find(|(_, at)| *at >= offset).map(|(_, offset)| *offset);
                 assert_eq!(found, expected);
             }

@@ -7,6 +7,7 @@
 //!   reader of the feed finds in the store what the feed told it, and nothing passes early before its log's elders.
 
 pub(crate) mod append;
+pub(crate) mod cold;
 pub(crate) mod frame;
 pub(crate) mod index;
 pub(crate) mod prepare;
@@ -19,6 +20,7 @@ pub mod sidecar;
 pub(crate) mod state;
 pub(crate) mod writer;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -26,18 +28,58 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use self::append::{Append, Stop};
+use self::cold::OpenSidecars;
 use self::prepare::Preparer;
 use self::reader::OpenSegments;
 use self::recent::Recent;
 use self::settle::Settlement;
+use self::sidecar::BlockCache;
 use self::state::State;
 use super::Durability;
 use super::data_dir::DataDir;
 use super::disk::Disk;
 use crate::clock::Clock;
 use crate::store::feed::{FeedItem, FeedQueue};
-use crate::store::types::{Batch, Commit, StoreState, Ticket, WaiterId};
+use crate::store::types::{Batch, Commit, Mark, StoreState, Ticket, WaiterId};
 use crate::store::{Refused, Result};
+
+/// Marks that somebody wants to go on reading from.
+#[derive(Default)]
+pub(crate) struct Pins(Mutex<BTreeMap<Mark, usize>>);
+
+impl Pins {
+    /// The oldest of them, or [`Mark::END`].
+    pub(crate) fn oldest(&self) -> Mark {
+        self.0.lock().keys().next().copied().unwrap_or(Mark::END)
+    }
+
+    /// Holds a mark until the guard is dropped.
+    pub(crate) fn hold(self: &Arc<Self>, mark: Mark) -> PinGuard {
+        *self.0.lock().entry(mark).or_default() += 1;
+        PinGuard {
+            pins: Arc::clone(self),
+            mark,
+        }
+    }
+}
+
+/// Holds a mark while it lives.
+pub(crate) struct PinGuard {
+    pins: Arc<Pins>,
+    mark: Mark,
+}
+
+impl Drop for PinGuard {
+    fn drop(&mut self) {
+        let mut pins = self.pins.0.lock();
+        if let Some(count) = pins.get_mut(&self.mark) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.mark);
+            }
+        }
+    }
+}
 
 /// What producers, the writer and readers share.
 pub(crate) struct Log {
@@ -51,13 +93,19 @@ pub(crate) struct Log {
     pub(crate) work: Condvar,
     pub(crate) state: RwLock<State>,
     pub(crate) recent: RwLock<Recent>,
-    pub(crate) feed: Arc<FeedQueue>,
+    pub(in crate::store) feed: Arc<FeedQueue>,
     pub(crate) settlement: Arc<Settlement>,
     pub(crate) preparer: Preparer,
     pub(crate) open: OpenSegments,
     /// When the sync that runs now began, in ms of `born`, plus 1; 0 if none runs.
     pub(crate) sync_begun: AtomicU64,
     pub(crate) born: Instant,
+    /// The highest batch that a sync has covered.
+    pub(crate) synced: AtomicU64,
+    /// Blocks of sidecars.
+    pub(crate) blocks: Arc<BlockCache>,
+    pub(crate) sidecars: OpenSidecars,
+    pub(crate) pins: Arc<Pins>,
 }
 
 impl Log {

@@ -231,10 +231,20 @@ impl Preparer {
         }
     }
 
-    /// The maintenance thread's life.
-    pub(crate) fn run(&self, disk: &dyn Disk, dir: &DataDir, store: [u8; 16], segment_bytes: u64) {
+    /// The maintenance thread's life: the next segment first, then whatever else there is to keep.
+    pub(crate) fn run(
+        &self,
+        disk: &dyn Disk,
+        dir: &DataDir,
+        store: [u8; 16],
+        segment_bytes: u64,
+        keep: &mut dyn FnMut(&dyn Fn()),
+    ) {
         while !self.stopped.load(Ordering::Acquire) {
             if !self.work(disk, dir, store, segment_bytes) {
+                keep(&|| {
+                    self.work(disk, dir, store, segment_bytes);
+                });
                 let mut desk = self.desk.lock();
                 let idle = desk.wanted.is_none() || desk.full || desk.failed.is_some();
                 if idle && !self.stopped.load(Ordering::Acquire) {

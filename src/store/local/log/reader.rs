@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use super::Log;
-use super::frame::{Kind, RECORD_PREFIX_BYTES, decode_record, offset_of, segment_of};
+use super::frame::{Kind, RECORD_PREFIX_BYTES, decode_record, offset_of, segment_of, u32_at};
 use super::recent::entry_at;
 use super::segment::open_segment;
 use super::state::{Located, Place};
@@ -88,10 +88,15 @@ impl Plan {
     pub(crate) fn is_warm(&self) -> bool {
         self.batches.iter().all(Option::is_some)
     }
+
+    /// Whether there is anything to copy.
+    pub(crate) fn finds_any(&self) -> bool {
+        !self.places.is_empty()
+    }
 }
 
 /// A stretch of a segment, read at once.
-struct Stretch {
+pub(crate) struct Stretch {
     segment: u32,
     offset: u64,
     salt: u64,
@@ -164,6 +169,11 @@ impl Log {
     /// Copies what was chosen; may read the disk if the plan is not warm.
     pub(crate) fn copy(&self, plan: &Plan, into: &mut ReadBuf) -> Result<Progress> {
         into.clear();
+        self.append_plan(plan, into)
+    }
+
+    /// Copies behind what is there already.
+    pub(crate) fn append_plan(&self, plan: &Plan, into: &mut ReadBuf) -> Result<Progress> {
         let mut stretch = None;
         for (at, place) in plan.places.iter().enumerate() {
             if let Some(batch) = plan.batches.get(at).and_then(Option::as_ref)
@@ -215,6 +225,48 @@ impl Log {
         Ok(())
     }
 
+    /// Copies a record whose length is not known.
+    pub(crate) fn copy_unknown(
+        &self,
+        log: LogId,
+        mark: Mark,
+        position: Offset,
+        stretch: &mut Option<Stretch>,
+        into: &mut ReadBuf,
+    ) -> Result<()> {
+        let prefix = RECORD_PREFIX_BYTES as usize;
+        if stretch
+            .as_ref()
+            .is_none_or(|stretch| stretch.get(mark, prefix).is_none())
+        {
+            *stretch = Some(self.read_stretch(mark, STRETCH_BYTES as usize)?);
+        }
+        let length = |stretch: &Stretch| u32_at(stretch.get(mark, prefix)?, 0);
+        let length = stretch.as_ref().and_then(length).unwrap_or(RECORD_PREFIX_BYTES) as usize;
+        if stretch
+            .as_ref()
+            .is_none_or(|stretch| stretch.get(mark, length).is_none())
+        {
+            // A damaged length asks for no more than the file has.
+            let (file, _) = self.segment_file(segment_of(mark.raw()))?;
+            let size = file
+                .len()
+                .map_err(|error| self.dir.io("read", &self.dir.segment(segment_of(mark.raw())), &error))?;
+            let rest = size.saturating_sub(u64::from(offset_of(mark.raw()))) as usize;
+            *stretch = Some(self.read_stretch(mark, length.max(STRETCH_BYTES as usize).min(rest))?);
+        }
+        let found = stretch.as_ref().and_then(|stretch| {
+            let (prefix, body) = decode_record(stretch.get(mark, length)?, stretch.salt)?;
+            let right = prefix.kind == Kind::Entry(EntryKind::Data) && prefix.log == log.0;
+            (right && prefix.position == position.0).then_some((prefix.time, body))
+        });
+        match found {
+            Some((time, body)) => into.push(position, time, mark, body),
+            None => self.report_damage(Place::unknown(mark, position.0), log.0),
+        }
+        Ok(())
+    }
+
     fn report_damage(&self, place: Place, log: u64) {
         let file = self.dir.shown(&self.dir.segment(segment_of(place.mark.raw())));
         let offset = offset_of(place.mark.raw());
@@ -227,7 +279,7 @@ impl Log {
         );
     }
 
-    fn segment_file(&self, number: u32) -> Result<(Arc<dyn DiskFile>, u64)> {
+    pub(crate) fn segment_file(&self, number: u32) -> Result<(Arc<dyn DiskFile>, u64)> {
         if let Some(open) = self.open.get(number) {
             return Ok(open);
         }
@@ -263,12 +315,21 @@ impl Log {
         })
     }
 
+    /// Where to begin, if that is known from memory.
+    pub(crate) fn locate_warm(&self, log: LogId, at: At) -> Result<Option<Offset>> {
+        match self.state.read().locate(log, at).ok_or(Error::NoLog(log))? {
+            Located::Position(position) => Ok(Some(Offset(position))),
+            Located::Behind(_) | Located::Cold | Located::ColdLast { .. } => Ok(None),
+        }
+    }
+
     /// Where to begin; may read the disk.
     pub(crate) fn locate(&self, log: LogId, at: At) -> Result<Offset> {
         let located = self.state.read().locate(log, at).ok_or(Error::NoLog(log))?;
         let mut from = match located {
             Located::Position(position) => return Ok(Offset(position)),
             Located::Behind(mark) => mark,
+            Located::Cold | Located::ColdLast { .. } => return self.locate_cold(log, at),
         };
         let At::Time(time) = at else {
             return Ok(Offset(0));

@@ -49,6 +49,8 @@ pub(crate) struct Start {
     /// Of the first batch behind it.
     pub(crate) number: u64,
     pub(crate) highest_time: i64,
+    /// The highest mark of a row in the snapshot.
+    pub(crate) newest_row: u64,
 }
 
 impl Start {
@@ -57,6 +59,7 @@ impl Start {
         lsn: lsn(1, SEGMENT_HEADER_BYTES),
         number: 1,
         highest_time: 0,
+        newest_row: 0,
     };
 }
 
@@ -301,6 +304,11 @@ pub(crate) fn recover(
         }
     };
     let cut = decide(&scan, &current, offset, number, torn, &headers_behind)?;
+    // R6, R22
+    if start.newest_row >= lsn(current.number, offset) {
+        let cause = "the log ends here, and the snapshot holds a row from behind it: acknowledged data is missing";
+        return Err(scan.damaged(current.number, u64::from(offset), cause));
+    }
     durable = headers_behind
         .iter()
         .map(|header| header.durable_through)

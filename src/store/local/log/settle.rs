@@ -19,7 +19,7 @@ struct Waiting {
     finished: u64,
     /// Batches above this one failed, and why.
     failed: Option<(u64, Error)>,
-    waiting: Vec<(u64, oneshot::Sender<Result<()>>)>,
+    tickets: Vec<(u64, oneshot::Sender<Result<()>>)>,
 }
 
 impl Waiting {
@@ -34,12 +34,12 @@ impl Waiting {
     }
 
     fn settle(&mut self) {
-        let waiting = std::mem::take(&mut self.waiting);
+        let waiting = std::mem::take(&mut self.tickets);
         for (write, sender) in waiting {
             match self.outcome(write) {
                 // Who does not wait any more does not care.
                 Some(result) => drop(sender.send(result)),
-                None => self.waiting.push((write, sender)),
+                None => self.tickets.push((write, sender)),
             }
         }
     }
@@ -79,7 +79,7 @@ impl Settlement {
             return Fetch::ready(result);
         }
         let (sender, receiver) = oneshot::channel();
-        waiting.waiting.push((write, sender));
+        waiting.tickets.push((write, sender));
         drop(waiting);
         Fetch::wait(async move {
             let gone = || Err(Error::Io("the store was dropped; recovery decides".into()));

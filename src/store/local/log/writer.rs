@@ -362,6 +362,7 @@ impl Writer {
             return self.latch(&self.failed("sync", &error));
         }
         self.durable = self.written;
+        self.log.synced.store(self.durable, Ordering::Release);
         self.unsynced_since = None;
         self.hand_on();
         Step::Done
@@ -372,12 +373,17 @@ impl Writer {
         let log = Arc::clone(&self.log);
         for (mut meta, bytes) in std::mem::take(&mut self.unsynced) {
             let next = meta.next.take();
+            let first_batch = meta.number + 1;
             let batch = self.release(meta, bytes);
             if let Some(batch) = batch {
                 log.recent.write().push(batch);
             }
             if let Some(next) = next {
-                log.state.write().switch(next.header.number);
+                let fed = log.append.lock().last_fed;
+                let mut state = log.state.write();
+                state.switch(next.header.number, first_batch);
+                state.fed_before_active = fed;
+                drop(state);
                 let salt = next.header.salt;
                 log.open.insert(next.header.number, Arc::clone(&next.file), salt);
                 log.preparer.want(next.header.number + 1, self.segment_bytes);
@@ -414,6 +420,7 @@ impl Writer {
         if batch.entries.is_empty() && batch.waiters.is_empty() {
             return None;
         }
+        append.last_fed = batch.end;
         let batch = Arc::new(batch);
         log.feed.queue(FeedItem::Batch(Arc::clone(&batch)));
         Some(batch)
