@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashSet;
 
 use super::Shared;
 use super::inflight::Outgoing;
@@ -65,6 +66,8 @@ struct GroupState {
     assigned: BTreeMap<(LogId, Offset), SessionId>,
     changed: Vec<(LogId, Offset)>,
     next_member: usize,
+    /// Members whose window was full when they were served last: they come by themselves when it is not any more.
+    full: FxHashSet<SessionId>,
 }
 
 impl ShareGroup {
@@ -104,22 +107,43 @@ impl ShareGroup {
             state.fresh.clear();
             state.live = false;
         }
-        let members = state.members.clone();
-        let turn = state.next_member;
-        state.next_member = turn.wrapping_add(entries.len());
         drop(state);
-        for step in 0..entries.len().min(members.len()) {
-            if let Some(member) = members.get((turn + step) % members.len()) {
-                wake(member);
-            }
-        }
+        self.wake_some(entries.len());
         !live
+    }
+
+    /// Wakes so many members that are connected and have room, in turn.
+    fn wake_some(&self, count: usize) {
+        let (members, turn) = {
+            let mut state = self.state.lock();
+            let state = &mut *state;
+            let turn = state.next_member;
+            state.next_member = turn.wrapping_add(1);
+            let able = state.members.iter().filter(|held| !state.full.contains(&held.id));
+            (able.cloned().collect::<Vec<_>>(), turn)
+        };
+        let able = members.len().max(1);
+        let in_turn = members.iter().cycle().skip(turn % able).take(members.len());
+        // Absent ones do not count.
+        in_turn.filter(|member| wake(member)).take(count).for_each(drop);
+    }
+
+    /// A member cannot take: another one shall.
+    fn pass_on(&self, member: SessionId) {
+        let mut state = self.state.lock();
+        let waits = !state.live || !state.fresh.is_empty() || !state.returned.is_empty();
+        if state.full.insert(member) && waits {
+            drop(state);
+            self.wake_some(1);
+        }
     }
 
     /// Wakes all members.
     pub(super) fn wake_members(&self) {
         let members = self.state.lock().members.clone();
-        members.iter().for_each(wake);
+        for member in &members {
+            wake(member);
+        }
     }
 
     /// How many messages one member may take at once: its share of what waits.
@@ -141,6 +165,7 @@ impl ShareGroup {
 
     async fn take_some(&self, shared: &Shared, member: SessionId, wanted: usize, fair: bool) -> Vec<Waiting> {
         if wanted == 0 {
+            self.pass_on(member);
             return Vec::new();
         }
         let _one = self.reading.lock().await;
@@ -152,6 +177,7 @@ impl ShareGroup {
             self.read_log(shared).await;
         }
         let mut state = self.state.lock();
+        state.full.remove(&member);
         if !state.members.iter().any(|held| held.id == member) {
             return Vec::new();
         }
@@ -292,10 +318,10 @@ impl ShareGroup {
     }
 }
 
-fn wake(session: &Arc<Session>) {
-    if let Some(signal) = &session.queue.lock().signal {
-        signal.wake();
-    }
+/// Wakes whoever serves a session; `false`: nobody does.
+fn wake(session: &Arc<Session>) -> bool {
+    let queue = session.queue.lock();
+    queue.signal.as_ref().map(|signal| signal.wake()).is_some()
 }
 
 fn part_key(filter: &TopicFilter, log: LogId, position: Offset) -> Vec<u8> {
@@ -363,6 +389,7 @@ impl GroupTable {
         let Some(group) = self.get(filter) else { return };
         let mut state = group.state.lock();
         state.members.retain(|held| held.id != session.id);
+        state.full.remove(&session.id);
         let mine: Vec<_> = state
             .assigned
             .iter()
@@ -514,7 +541,7 @@ impl Shared {
     /// A member's connection has ended: its `QoS` 1 messages go back to their groups at once; a `QoS` 2 message stays
     /// its own (v5 [MQTT-4.8.2-4], [MQTT-4.8.2-5]).
     pub(super) fn return_to_groups(&self, session: &Session, state: &mut SessionState) {
-        if session.kind != SessionKind::Mqtt || state.group_ids.is_empty() {
+        if session.kind != SessionKind::Mqtt {
             return;
         }
         let mut ids: Vec<_> = state.group_ids.keys().copied().collect();
@@ -531,6 +558,15 @@ impl Shared {
                     group.give_back(outgoing.log, outgoing.position);
                 }
             }
+        }
+        // What it was woken for and did not take any more.
+        for group in state
+            .subscriptions
+            .shared
+            .iter()
+            .filter_map(|held| self.groups.get(&held.filter))
+        {
+            group.wake_members();
         }
     }
 }
