@@ -170,10 +170,21 @@ impl LiveQueue {
         }
     }
 
-    /// Makes a waiting session live (`true`), or sends it back to the log.
-    pub(super) fn joined(&mut self, live: bool) {
+    /// Makes a waiting session live, with what lies behind its read mark.
+    pub(super) fn join(&mut self, chunks: Vec<Chunk>) {
         if matches!(self.mode, Mode::Joining(_)) {
-            self.mode = if live { Mode::Live } else { Mode::Lagging };
+            self.mode = Mode::Live;
+            self.wake();
+            for chunk in chunks {
+                self.push(chunk);
+            }
+        }
+    }
+
+    /// Sends a waiting session back to the log.
+    pub(super) fn refuse_join(&mut self) {
+        if matches!(self.mode, Mode::Joining(_)) {
+            self.mode = Mode::Lagging;
             self.wake();
         }
     }

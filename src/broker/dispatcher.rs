@@ -212,35 +212,52 @@ impl Dispatcher {
                 continue;
             };
             if from < self.oldest() && from < self.shared.dispatched() {
-                session.queue.lock().joined(false);
+                session.queue.lock().refuse_join();
                 continue;
             }
-            session.queue.lock().joined(true);
-            self.catch_up(&session, from);
+            // With its references in one step: a session that is live and has none counts as caught up.
+            let chunks = self.behind(&session, from);
+            session.queue.lock().join(chunks);
         }
     }
 
-    /// Hands a session that has just become live what lies behind its read mark, and what is not durable yet.
-    fn catch_up(&mut self, session: &Arc<Session>, from: Mark) {
+    /// References for a session that becomes live: what lies behind its read mark, and what is not durable yet.
+    fn behind(&self, session: &Session, from: Mark) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
         for batch in self.recent.iter().filter(|batch| batch.end > from) {
             let skip = batch.entries.partition_point(|entry| entry.mark < from);
-            hand_to(&self.shared, session, batch, skip, None);
+            references(&self.shared, session, batch, skip, None, &mut chunks);
         }
         let before = self.shared.dispatched();
         for (batch, left) in &self.early {
-            // Records of the run that are durable already were handed over above.
-            hand_to(&self.shared, session, batch, batch.entries.len() - left, Some(before));
+            // Records of the run that are durable already stand in the batches above.
+            references(
+                &self.shared,
+                session,
+                batch,
+                batch.entries.len() - left,
+                Some(before),
+                &mut chunks,
+            );
         }
+        chunks
     }
 }
 
-fn hand_to(shared: &Shared, session: &Arc<Session>, batch: &Arc<Batch>, skip: usize, early_before: Option<Mark>) {
-    let mut chunks: Vec<(Arc<Topic>, Vec<u32>)> = Vec::new();
+fn references(
+    shared: &Shared,
+    session: &Session,
+    batch: &Arc<Batch>,
+    skip: usize,
+    early_before: Option<Mark>,
+    into: &mut Vec<Chunk>,
+) {
+    let mut by_topic: Vec<(Arc<Topic>, Vec<u32>)> = Vec::new();
     for (place, entry) in batch.entries.iter().enumerate().skip(skip) {
         if entry.kind != EntryKind::Data {
             continue;
         }
-        if let Some((_, entries)) = chunks.iter_mut().find(|(topic, _)| topic.log == entry.log) {
+        if let Some((_, entries)) = by_topic.iter_mut().find(|(topic, _)| topic.log == entry.log) {
             entries.push(place as u32);
         } else if let Some(topic) = shared.topics.by_log(entry.log)
             && topic
@@ -249,13 +266,12 @@ fn hand_to(shared: &Shared, session: &Arc<Session>, batch: &Arc<Batch>, skip: us
                 .iter()
                 .any(|held| held.id == session.id)
         {
-            chunks.push((topic, vec![place as u32]));
+            by_topic.push((topic, vec![place as u32]));
         }
     }
-    for (topic, entries) in chunks {
-        session
-            .queue
-            .lock()
-            .push(Chunk::new(batch, &topic, &entries.into(), early_before));
-    }
+    into.extend(
+        by_topic
+            .into_iter()
+            .map(|(topic, entries)| Chunk::new(batch, &topic, &entries.into(), early_before)),
+    );
 }
