@@ -12,7 +12,8 @@ sub() {
 listen() {
     local file=$1
     shift
-    stdbuf -oL mosquitto_sub -h 127.0.0.1 -p "$PORT" -W 10 -d "$@" >"$file" 2>&1 &
+    : >"$file"
+    stdbuf -oL mosquitto_sub -h 127.0.0.1 -p "$PORT" -W 10 -d "$@" >>"$file" 2>&1 &
     LISTENER=$!
     eventually 10 grep -q '^Subscribed' "$file"
 }
@@ -98,7 +99,7 @@ mosquitto_checks() {
     same "mosquitto mqttv5, a payload of a million bytes" 1000000 "$(heard "$out")"
 
     pub -u ADMIN -P wrong -t any -m x 2>/dev/null
-    same "mosquitto, a wrong password is refused" 5 "$?"
+    same "mosquitto, a wrong password is refused" 4 "$?"
 }
 
 both_have() {
@@ -128,11 +129,14 @@ mosquitto_while_away() {
 }
 
 mosquitto_after() {
-    local version qos
+    local version qos got
     for version in mqttv311 mqttv5; do
         for qos in 1 2; do
-            same "mosquitto $version, QoS $qos, a session over SIG$1 keeps what came while it was away" "$(seq 1 10)" \
-                "$(sub -V "$version" $(lasting "$version") -i "m-$1-$version-$qos" -q "$qos" -t "away/$1/#" -C 10)"
+            got=$(sub -V "$version" $(lasting "$version") -i "m-$1-$version-$qos" -q "$qos" -t "away/$1/#" -C 10)
+            # A client shows a QoS 2 message when it is released: order is per QoS of the delivery.
+            if [ "$qos" = 2 ]; then got=$(grep '[13579]$' <<<"$got"; grep '[02468]$' <<<"$got"); fi
+            same "mosquitto $version, QoS $qos, a session over SIG$1 keeps what came while it was away" \
+                "$(if [ "$qos" = 2 ]; then seq 1 2 9; seq 2 2 10; else seq 1 10; fi)" "$got"
         done
     done
     same "mosquitto, a retained message stands after SIG$1" "before the end" "$(sub -q 1 -t "state/$1" -C 1)"

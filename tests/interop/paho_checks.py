@@ -224,6 +224,9 @@ def after(how):
             check(f"{who}, the session is present after SIG{how}", 1, client.session_present)
             got = [(int(m.payload), m.qos) for m in client.take(10)]
             expected = [(n, min(qos, 2 - n % 2)) for n in range(1, 11)]
+            if qos == 2:  # A client shows a QoS 2 message when it is released: order is per QoS of the delivery.
+                got.sort(key=lambda message: message[1])
+                expected.sort(key=lambda message: message[1])
             check(f"{who}, messages of the time away arrive in order after SIG{how}", expected, got)
             check(f"{who}, and none twice after SIG{how}", None, client.silent())
             client.close()
