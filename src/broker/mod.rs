@@ -25,6 +25,7 @@ pub mod session_table;
 pub mod shared_group;
 pub mod subscription;
 pub mod subscription_tree;
+pub mod table_name;
 pub mod topic;
 pub mod topic_filter;
 pub mod topic_name;

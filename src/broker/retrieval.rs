@@ -183,6 +183,20 @@ impl Broker {
     /// # Errors
     /// See [`SessionRefused`].
     pub async fn fetch(&self, fetch: &Fetch, caller: &Caller) -> Result<Fetched, SessionRefused> {
+        self.fetch_unless(fetch, caller, std::future::pending()).await
+    }
+
+    /// The same for a caller who may go away: a call that waits takes nothing once `gone` is over.
+    ///
+    /// # Errors
+    /// See [`SessionRefused`].
+    pub async fn fetch_unless(
+        &self,
+        fetch: &Fetch,
+        caller: &Caller,
+        gone: impl Future<Output = ()>,
+    ) -> Result<Fetched, SessionRefused> {
+        let mut gone = std::pin::pin!(gone);
         let shared = &self.0;
         let name = &fetch.client_name;
         let session = self.session(name, caller)?;
@@ -199,7 +213,7 @@ impl Broker {
         shared.store.settled(&synced).await?;
         let until = shared.clock.now() + fetch.wait;
         let waiting = Waiting::new(shared, &session, fetch.wait);
-        {
+        let ticket = {
             let mut state = session.state.lock();
             shared.note_activity(&session, &mut state, Some(caller));
             let mut commit = shared.store.begin(Class::C);
@@ -208,10 +222,9 @@ impl Broker {
                 shared.acknowledge(&session, &mut state, token);
                 persist(shared, &session, &mut state, &mut commit);
             }
-            let ticket = shared.store.commit(commit)?;
-            drop(state);
-            shared.store.settled(&ticket).await?;
-        }
+            shared.store.commit(commit)?
+        };
+        shared.store.settled(&ticket).await?;
         loop {
             let fetched = {
                 let _turn = session.retrieval.lock().await;
@@ -222,6 +235,8 @@ impl Broker {
                 return Ok(fetched);
             }
             tokio::select! {
+                biased;
+                () = &mut gone => return Ok(Fetched::default()),
                 () = waiting.signal.woken() => {}
                 () = shared.clock.sleep_until(until) => {}
             }

@@ -271,6 +271,7 @@ fn will(will: packet::Will) -> Will {
         properties: will.properties,
         expiry_seconds: will.expiry,
         delay_seconds: u64::from(will.delay),
+        extras: Vec::new(),
         api_json: String::new(),
     }
 }
