@@ -73,7 +73,10 @@ impl JsonClient {
             self.unread.clear();
         }
         let body = body?;
-        Some(serde_json::from_slice(&body).unwrap_or_else(|error| panic!("`{action}` was not answered in JSON: {error}")))
+        Some(
+            serde_json::from_slice(&body)
+                .unwrap_or_else(|error| panic!("`{action}` was not answered in JSON: {error}")),
+        )
     }
 
     async fn exchange(&mut self, body: Vec<u8>) -> Option<Vec<u8>> {

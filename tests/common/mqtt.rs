@@ -172,6 +172,7 @@ impl RawClient {
             stream,
             level,
             unread: Vec::new(),
+            passed_over: VecDeque::new(),
         })
     }
 

@@ -9,7 +9,7 @@ use crate::payload::{Payload, identity};
 use crate::publisher::Publisher;
 
 /// Records that are read again at each look, to see that they stay what and where they were.
-const OVERLAP: usize = 200;
+const OVERLAP: usize = 20;
 /// Records a call asks for.
 const PAGE: u64 = 5_000;
 
@@ -84,16 +84,29 @@ impl History {
                     continue;
                 }
                 assert_eq!((record.retain, topic), (payload.retain, &payload.topic));
-                assert!(payload.number <= publisher.numbers[topic], "{name} did not send `{}`", record.payload);
+                assert!(
+                    payload.number <= publisher.numbers[topic],
+                    "{name} did not send `{}`",
+                    record.payload
+                );
                 let key = if publisher.qos == 1 { payload.connection } else { 0 };
                 let here = (key, payload.number);
                 assert!(last < here, "{name} in {topic}: `{}` after {last:?}", record.payload);
                 last = here;
                 // What a connection brought it sent one after the other.
                 if let Some(before) = previous.insert(key, payload.number) {
-                    assert_eq!(before + 1, payload.number, "{name} in {topic}: a gap before `{}`", record.payload);
+                    assert_eq!(
+                        before + 1,
+                        payload.number,
+                        "{name} in {topic}: a gap before `{}`",
+                        record.payload
+                    );
                 } else if publisher.qos == 2 {
-                    assert_eq!(payload.number, 1, "{name} in {topic}: a gap before `{}`", record.payload);
+                    assert_eq!(
+                        payload.number, 1,
+                        "{name} in {topic}: a gap before `{}`",
+                        record.payload
+                    );
                 }
             }
         }

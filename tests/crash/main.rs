@@ -24,6 +24,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+use crate::mqtt::Received;
 use crate::program::Site;
 use crate::random::Random;
 use crate::world::World;
@@ -38,6 +39,9 @@ pub(crate) enum Phase {
     /// What is not idle ends when it is.
     Quit,
 }
+
+/// What a server says that stops in order.
+pub(crate) const SHUTTING_DOWN: Received = Received::Disconnect(0x8B);
 
 /// Rounds without a wish.
 const ROUNDS: u64 = 50;
@@ -59,10 +63,17 @@ async fn what_was_acknowledged_survives_every_kill() {
             site.start_and_kill(Duration::from_millis(random.between(0, 400)));
         }
         let program = site.start();
-        println!("round {round} at {:.1} s: {}", begin.elapsed().as_secs_f32(), program.greeting.trim());
+        println!(
+            "round {round} at {:.1} s: {}",
+            begin.elapsed().as_secs_f32(),
+            program.greeting.trim()
+        );
         world.look(&program, round % 10 == 0).await;
-        let load = Duration::from_millis(random.between(50, 1500));
+        println!("looked at {:.1}", begin.elapsed().as_secs_f32());
+        let load_max = if random.one_in(8) { 3_500 } else { 1_000 };
+        let load = Duration::from_millis(random.between(50, load_max));
         world.load(program, load, round).await;
+        println!("loaded at {:.1}", begin.elapsed().as_secs_f32());
         assert!(
             wish.is_some() || begin.elapsed() < RUN_MAX,
             "{round} rounds took {:?}",

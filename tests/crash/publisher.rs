@@ -9,10 +9,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::Phase;
 use crate::mqtt::{self, Level, RawClient, Received};
 use crate::payload::Payload;
 use crate::random::Random;
+use crate::{Phase, SHUTTING_DOWN};
 
 /// What a publisher remembers, as a device would on its flash.
 pub(crate) struct Publisher {
@@ -220,6 +220,9 @@ pub(crate) async fn run(
             tokio::select! {
                 packet = client.next_or_end() => {
                     let Some(packet) = packet else { return };
+                    if packet == SHUTTING_DOWN {
+                        return;
+                    }
                     let answer = publisher.lock().handle(&packet);
                     if let Some(answer) = answer
                         && !client.try_send(&answer).await

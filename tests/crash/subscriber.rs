@@ -9,16 +9,18 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::Phase;
 use crate::history::History;
 use crate::mqtt::{self, Level, Message, RawClient, Received};
 use crate::payload::identity;
 use crate::random::Random;
+use crate::{Phase, SHUTTING_DOWN};
 
-/// Acknowledged positions of `QoS` 1 that may be lost in a crash: so many messages, or so much time. The time has a
-/// second on top, for a machine that is busy with other things.
-const REPEATS_MAX: u64 = 100;
+/// `QoS` 1 acknowledgements that a crash may lose: 100 that no record covers yet and so many that are still on their way
+/// to the server or the disk; none that is older than a second, and another second for a machine that is busy.
+const REPEATS_MAX: usize = 100 + 200;
 const REPEATS_FOR: Duration = Duration::from_secs(2);
+/// Whatever their number, so young ones may be on their way.
+const UNREAD_FOR: Duration = Duration::from_millis(300);
 
 /// What a subscriber remembers.
 pub(crate) struct Subscriber {
@@ -38,16 +40,15 @@ pub(crate) struct Subscriber {
     pub(crate) seen: BTreeMap<String, Vec<String>>,
     /// Where a message stands in `seen`.
     places: HashMap<String, usize>,
-    /// When each `QoS` 1 message was acknowledged, and the how manieth acknowledgement it was.
-    acknowledged: HashMap<String, (u64, Instant)>,
-    acknowledgements: u64,
+    /// `QoS` 1 messages acknowledged since the last crash, in this order.
+    acknowledged: Vec<(String, Instant)>,
+    /// Acknowledgements that no crash may lose any more.
+    settled: HashSet<String>,
     /// Last place on this connection, by topic.
     last: HashMap<String, usize>,
-    /// When the program was killed last.
-    pub(crate) killed: Option<Instant>,
-    /// `QoS` 1 messages that came again after they were acknowledged.
+    /// `QoS` 1 messages that came again.
     pub(crate) repeats: u64,
-    /// Of all that came again, those without DUP.
+    /// Of them, those without DUP.
     pub(crate) repeats_without_dup: u64,
 }
 
@@ -64,10 +65,9 @@ impl Subscriber {
             held: HashMap::new(),
             seen: BTreeMap::new(),
             places: HashMap::new(),
-            acknowledged: HashMap::new(),
-            acknowledgements: 0,
+            acknowledged: Vec::new(),
+            settled: HashSet::new(),
             last: HashMap::new(),
-            killed: None,
             repeats: 0,
             repeats_without_dup: 0,
         }
@@ -85,7 +85,9 @@ impl Subscriber {
 
     /// Takes a message; the packet that answers it at once or later.
     fn take(&mut self, message: &Message) -> Vec<u8> {
-        let Message { topic, packet_id, dup, .. } = message;
+        let Message {
+            topic, packet_id, dup, ..
+        } = message;
         let name = &self.name;
         let payload = identity(&message.payload);
         if message.qos == 2
@@ -107,24 +109,21 @@ impl Subscriber {
                 seen.push(payload.clone());
             }
             Some(place) => {
-                assert!(message.qos != 2, "{name}: `{payload}` was delivered twice with QoS 2: {message:?}");
+                assert!(
+                    message.qos != 2,
+                    "{name}: `{payload}` was delivered twice with QoS 2: {message:?}"
+                );
                 let previous = self.last.insert(topic.clone(), place);
                 assert!(
                     previous.is_none_or(|previous| previous < place),
                     "{name}: `{payload}` of {topic} came again after newer ones"
                 );
+                self.repeats += 1;
                 self.repeats_without_dup += u64::from(!dup);
-                if let Some((number, at)) = self.acknowledged.get(&payload) {
-                    self.repeats += 1;
-                    let later = self.acknowledgements - number;
-                    let age = self.killed.map(|killed| killed.saturating_duration_since(*at));
-                    let is_fresh = later < REPEATS_MAX || age.is_some_and(|age| age < REPEATS_FOR);
-                    assert!(
-                        is_fresh,
-                        "{name}: `{payload}` of {topic} came again, acknowledged {age:?} before the crash, with {later} \
-                         acknowledgements after it"
-                    );
-                }
+                assert!(
+                    !self.settled.contains(&payload),
+                    "{name}: `{payload}` of {topic} came again, which was acknowledged long before a crash"
+                );
             }
         }
         match message.qos {
@@ -140,10 +139,18 @@ impl Subscriber {
     /// PUBACK leaves.
     fn acknowledge(&mut self, message: &Message) {
         if message.qos == 1 {
-            self.acknowledgements += 1;
-            let payload = identity(&message.payload);
-            self.acknowledged
-                .insert(payload, (self.acknowledgements, Instant::now()));
+            self.acknowledged.push((identity(&message.payload), Instant::now()));
+        }
+    }
+
+    /// The program was killed then: the last acknowledgements may be forgotten, those before them not.
+    pub(crate) fn killed(&mut self, then: Instant) {
+        let count = self.acknowledged.len();
+        for (at, (payload, when)) in self.acknowledged.drain(..).enumerate() {
+            let age = then.saturating_duration_since(when);
+            if age > REPEATS_FOR || (count - at > REPEATS_MAX && age > UNREAD_FOR) {
+                self.settled.insert(payload);
+            }
         }
     }
 
@@ -250,9 +257,15 @@ pub(crate) async fn run(
     }
     let mut unanswered: VecDeque<(Message, Vec<u8>)> = VecDeque::new();
     loop {
-        let lag = if slow && *phase.borrow_and_update() == Phase::Load { 8 } else { 0 };
+        let lag = if slow && *phase.borrow_and_update() == Phase::Load {
+            8
+        } else {
+            0
+        };
         while unanswered.len() > lag {
-            let Some((message, answer)) = unanswered.pop_front() else { break };
+            let Some((message, answer)) = unanswered.pop_front() else {
+                break;
+            };
             subscriber.lock().acknowledge(&message);
             if !client.try_send(&answer).await {
                 return;
@@ -266,7 +279,7 @@ pub(crate) async fn run(
             _ = phase.changed() => continue,
         };
         match packet {
-            None => return,
+            None | Some(SHUTTING_DOWN) => return,
             Some(Received::Publish(message)) => {
                 let answer = subscriber.lock().take(&message);
                 unanswered.push_back((*message, answer));
@@ -283,7 +296,10 @@ pub(crate) async fn run(
             }
             Some(Received::Suback(_, codes)) => {
                 let mut subscriber = subscriber.lock();
-                assert_eq!(codes, subscriber.filters.iter().map(|(_, qos)| *qos).collect::<Vec<_>>());
+                assert_eq!(
+                    codes,
+                    subscriber.filters.iter().map(|(_, qos)| *qos).collect::<Vec<_>>()
+                );
                 subscriber.subscribed = true;
             }
             Some(other) => panic!("{} got {other:?}", subscriber.lock().name),

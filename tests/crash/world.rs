@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::Phase;
 use crate::history::History;
 use crate::http::JsonClient;
-use crate::mqtt::{Level, RawClient, Received};
+use crate::mqtt::{Level, RawClient};
 use crate::program::Program;
 use crate::publisher::{self, Publisher};
 use crate::random::Random;
@@ -31,7 +31,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(random: Random) -> Self {
         let mut bulk = Publisher::new("bulk", Level::V5, 1, &["bulk/x"]);
-        bulk.padding = 60_000;
+        bulk.padding = 30_000;
         let publishers = [
             Publisher::new("p1", Level::V311, 1, &["load/1/a", "load/1/b", "load/m/a"]),
             Publisher::new("p2", Level::V5, 2, &["load/2/a", "load/2/b", "load/m/a"]),
@@ -86,10 +86,17 @@ impl World {
         let mut everybody = JoinSet::new();
         for subscriber in &self.subscribers {
             let random = self.random.clone();
-            everybody.spawn(subscriber::run(Arc::clone(subscriber), program.mqtt, watched.clone(), random));
+            everybody.spawn(subscriber::run(
+                Arc::clone(subscriber),
+                program.mqtt,
+                watched.clone(),
+                random,
+            ));
         }
         wait_for("everybody's SUBACK", || {
-            subscriber::unsubscribed(&self.subscribers).into_iter().collect::<String>()
+            subscriber::unsubscribed(&self.subscribers)
+                .into_iter()
+                .collect::<String>()
         })
         .await;
         phase.send_replace(Phase::Quit);
@@ -126,7 +133,12 @@ impl World {
             assert!(message.retain);
             let payload = crate::payload::identity(&message.payload);
             let wanted = left.remove(&message.topic);
-            assert_eq!(wanted.as_deref(), Some(payload.as_str()), "retained on {}", message.topic);
+            assert_eq!(
+                wanted.as_deref(),
+                Some(payload.as_str()),
+                "retained on {}",
+                message.topic
+            );
         }
         client.ping().await;
         client.goodbye().await;
@@ -139,35 +151,45 @@ impl World {
             self.publishers[1].lock().topics.push(format!("load/n/{round}"));
         }
         let (phase, watched) = watch::channel(Phase::Load);
-        let mut everybody = self.enter(&program, &watched, round);
+        let everybody = self.enter(&program, &watched, round);
         tokio::time::sleep(load).await;
         if self.random.one_in(10) {
             phase.send_replace(Phase::Drain);
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        let now = Instant::now();
-        for subscriber in &self.subscribers {
-            subscriber.lock().killed = Some(now);
-        }
+        let killed = Instant::now();
         if self.random.one_in(10) {
             let status = tokio::task::block_in_place(|| program.stop());
             assert!(status.success(), "{status}");
         } else {
             program.kill();
         }
-        join(std::mem::take(&mut everybody)).await;
+        join(everybody).await;
+        for subscriber in &self.subscribers {
+            subscriber.lock().killed(killed);
+        }
     }
 
     fn enter(&mut self, program: &Program, watched: &watch::Receiver<Phase>, round: u64) -> JoinSet<()> {
         let mut everybody = JoinSet::new();
         for publisher in &self.publishers {
             let random = self.random.fork();
-            everybody.spawn(publisher::run(Arc::clone(publisher), program.mqtt, watched.clone(), random));
+            everybody.spawn(publisher::run(
+                Arc::clone(publisher),
+                program.mqtt,
+                watched.clone(),
+                random,
+            ));
         }
         for subscriber in &self.subscribers {
             if round % subscriber.lock().attends == 0 {
                 let random = self.random.fork();
-                everybody.spawn(subscriber::run(Arc::clone(subscriber), program.mqtt, watched.clone(), random));
+                everybody.spawn(subscriber::run(
+                    Arc::clone(subscriber),
+                    program.mqtt,
+                    watched.clone(),
+                    random,
+                ));
             }
         }
         everybody
@@ -209,7 +231,7 @@ impl World {
         for subscriber in &self.subscribers {
             let subscriber = subscriber.lock();
             println!(
-                "{}: {} messages, {} came again after PUBACK, {} again without DUP",
+                "{}: {} messages, {} came again, {} of them without DUP",
                 subscriber.name,
                 subscriber.count(),
                 subscriber.repeats,
