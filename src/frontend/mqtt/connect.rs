@@ -89,7 +89,7 @@ where
 }
 
 /// Opens a connection: from the first byte to the accepting CONNACK, which is in the output. `None`: it has ended.
-pub(super) async fn open<S>(frontend: &Arc<Frontend>, mut stream: S, peer: SocketAddr) -> Option<Serving<S>>
+pub(super) async fn open<S>(frontend: &Arc<Frontend>, mut stream: S, peer: SocketAddr) -> Option<Box<Serving<S>>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -122,7 +122,13 @@ where
         Ok((client, connack)) => {
             let mut output = Output::default();
             connack.encode(output.buffer(), &client, &frontend.settings);
-            Some(Serving::new(Arc::clone(frontend), stream, input, output, client))
+            Some(Box::new(Serving::new(
+                Arc::clone(frontend),
+                stream,
+                input,
+                output,
+                client,
+            )))
         }
         Err(refused) => {
             tracing::info!(%peer, reason = %refused.reason, "a client is refused: {}", refused.text);
