@@ -16,20 +16,20 @@ const FILE_BYTES: u64 = 16 << 20;
 
 /// What the disk has shown.
 #[derive(Debug, Serialize)]
-pub struct DiskReport {
+pub(super) struct DiskReport {
     /// Bytes between two syncs.
-    pub bytes: u32,
+    pub(super) bytes: u32,
     /// Syncs a second.
-    pub syncs_per_second: f64,
+    pub(super) syncs_per_second: f64,
     /// Microseconds of a write with its sync.
-    pub sync_us: Option<Percentiles>,
+    pub(super) sync_us: Option<Percentiles>,
 }
 
 /// Writes and syncs for a while.
 ///
 /// # Errors
 /// The disk's.
-pub fn run(args: &DiskArgs) -> Result<DiskReport, String> {
+pub(super) fn run(args: &DiskArgs) -> Result<DiskReport, String> {
     let path = args.dir.join(".evermq-bench-disk");
     let report = write_and_sync(&path, args).map_err(|error| format!("`{}`: {error}", path.display()));
     let removed = std::fs::remove_file(&path).map_err(|error| format!("`{}`: {error}", path.display()));

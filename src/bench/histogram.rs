@@ -9,7 +9,7 @@ const BUCKETS: usize = ((64 - FINE_BITS as usize) + 1) << FINE_BITS;
 
 /// How often which value came.
 #[derive(Clone, Debug)]
-pub struct Histogram {
+pub(super) struct Histogram {
     counts: Vec<u64>,
     total: u64,
     max: u64,
@@ -46,7 +46,7 @@ fn upper(bucket: usize) -> u64 {
 
 impl Histogram {
     /// Counts a value, in nanoseconds.
-    pub fn record(&mut self, value: u64) {
+    pub(super) fn record(&mut self, value: u64) {
         if let Some(count) = self.counts.get_mut(bucket(value)) {
             *count += 1;
         }
@@ -55,7 +55,7 @@ impl Histogram {
     }
 
     /// Adds what another one counted.
-    pub fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += more;
         }
@@ -64,12 +64,12 @@ impl Histogram {
     }
 
     /// Values counted.
-    pub const fn total(&self) -> u64 {
+    pub(super) const fn total(&self) -> u64 {
         self.total
     }
 
     /// The value that a share of all does not exceed.
-    pub fn quantile(&self, share: f64) -> u64 {
+    pub(super) fn quantile(&self, share: f64) -> u64 {
         let wanted = ((self.total as f64 * share).ceil() as u64).clamp(1, self.total.max(1));
         let mut seen = 0;
         for (bucket, count) in self.counts.iter().enumerate() {
@@ -82,7 +82,7 @@ impl Histogram {
     }
 
     /// The usual percentiles; `None` if nothing was counted.
-    pub fn percentiles(&self) -> Option<Percentiles> {
+    pub(super) fn percentiles(&self) -> Option<Percentiles> {
         let micros = |share| self.quantile(share) as f64 / 1_000.0;
         (self.total > 0).then(|| Percentiles {
             p50: micros(0.5),
@@ -96,17 +96,17 @@ impl Histogram {
 
 /// Percentiles, in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Percentiles {
+pub(super) struct Percentiles {
     /// Half of all are at most this.
-    pub p50: f64,
+    pub(super) p50: f64,
     /// 90 %.
-    pub p90: f64,
+    pub(super) p90: f64,
     /// 99 %.
-    pub p99: f64,
+    pub(super) p99: f64,
     /// 99.9 %.
-    pub p999: f64,
+    pub(super) p999: f64,
     /// The largest.
-    pub max: f64,
+    pub(super) max: f64,
 }
 
 #[cfg(test)]

@@ -10,17 +10,17 @@ use crate::frontend::mqtt::frame::Version;
 /// For connecting and for each answer while setting up.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a worker reads at once, and more while a packet is larger.
-pub const READ_BYTES: usize = 256 << 10;
+pub(super) const READ_BYTES: usize = 256 << 10;
 
 /// A connection.
-pub struct Link {
+pub(super) struct Link {
     /// Its socket.
-    pub stream: TcpStream,
+    pub(super) stream: TcpStream,
     version: Version,
     held: Vec<u8>,
     held_needs: usize,
     /// What is to be written.
-    pub out: Vec<u8>,
+    pub(super) out: Vec<u8>,
     written: usize,
 }
 
@@ -29,7 +29,7 @@ impl Link {
     ///
     /// # Errors
     /// No connection, or it was refused; the text is for people.
-    pub fn open(broker: SocketAddr, connect: &Connect<'_>) -> Result<Self, String> {
+    pub(super) fn open(broker: SocketAddr, connect: &Connect<'_>) -> Result<Self, String> {
         let failed = |error: io::Error| format!("cannot connect to {broker}: {error}");
         let stream = TcpStream::connect_timeout(&broker, SETUP_TIMEOUT).map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
@@ -55,7 +55,7 @@ impl Link {
     ///
     /// # Errors
     /// It was refused.
-    pub fn subscribe(&mut self, filters: &[String], qos: u8) -> Result<(), String> {
+    pub(super) fn subscribe(&mut self, filters: &[String], qos: u8) -> Result<(), String> {
         for some in filters.chunks(200) {
             wire::subscribe(&mut self.out, self.version, 1, some, qos);
             self.wait_for("SUBACK", |packet| match packet {
@@ -108,7 +108,7 @@ impl Link {
     ///
     /// # Errors
     /// The socket cannot.
-    pub fn go(&mut self) -> Result<(), String> {
+    pub(super) fn go(&mut self) -> Result<(), String> {
         self.stream
             .set_nonblocking(true)
             .map_err(|error| format!("cannot set up a connection: {error}"))
@@ -118,7 +118,7 @@ impl Link {
     ///
     /// # Errors
     /// The connection is lost, or what came is no packet.
-    pub fn read(
+    pub(super) fn read(
         &mut self,
         scratch: &mut Vec<u8>,
         mut take: impl FnMut(Incoming<'_>, &mut Vec<u8>) -> Result<(), String>,
@@ -165,7 +165,7 @@ impl Link {
     ///
     /// # Errors
     /// The connection is lost.
-    pub fn write(&mut self) -> Result<(), String> {
+    pub(super) fn write(&mut self) -> Result<(), String> {
         while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
             match self.stream.write(rest) {
                 Ok(bytes) => self.written += bytes,
@@ -180,12 +180,12 @@ impl Link {
     }
 
     /// Whether something is left to be written.
-    pub fn is_blocked(&self) -> bool {
+    pub(super) fn is_blocked(&self) -> bool {
         !self.out.is_empty()
     }
 
     /// Says goodbye; nobody waits for it.
-    pub fn close(mut self) {
+    pub(super) fn close(mut self) {
         if self.stream.set_nonblocking(false).is_ok() && self.stream.write_all(&wire::DISCONNECT).is_err() {
             // It is gone already.
         }

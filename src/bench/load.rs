@@ -21,53 +21,53 @@ const QUIET_MAX: Duration = Duration::from_secs(10);
 
 /// What a run has shown.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub(super) struct Report {
     /// Name of the preset.
-    pub preset: &'static str,
+    pub(super) preset: &'static str,
     /// Quality of service.
-    pub qos: u8,
+    pub(super) qos: u8,
     /// Publishers.
-    pub publishers: usize,
+    pub(super) publishers: usize,
     /// Subscribers.
-    pub subscribers: usize,
+    pub(super) subscribers: usize,
     /// Topics.
-    pub topics: usize,
+    pub(super) topics: usize,
     /// Bytes of a payload.
-    pub size: usize,
+    pub(super) size: usize,
     /// Seconds that were measured.
-    pub seconds: f64,
+    pub(super) seconds: f64,
     /// Messages acknowledged a second.
-    pub acked_per_second: f64,
+    pub(super) acked_per_second: f64,
     /// Deliveries a second.
-    pub delivered_per_second: f64,
+    pub(super) delivered_per_second: f64,
     /// Microseconds from due to acknowledged.
-    pub ack_us: Option<Percentiles>,
+    pub(super) ack_us: Option<Percentiles>,
     /// Microseconds from due to delivered.
-    pub end_to_end_us: Option<Percentiles>,
+    pub(super) end_to_end_us: Option<Percentiles>,
     /// Messages published in all.
-    pub published: u64,
+    pub(super) published: u64,
     /// Of them, acknowledged.
-    pub acked: u64,
+    pub(super) acked: u64,
     /// Of them, refused.
-    pub refused: u64,
+    pub(super) refused: u64,
     /// Deliveries that should have come.
-    pub expected: u64,
+    pub(super) expected: u64,
     /// Deliveries that came, each once.
-    pub delivered: u64,
+    pub(super) delivered: u64,
     /// Deliveries that did not come.
-    pub lost: u64,
+    pub(super) lost: u64,
     /// Deliveries that came again.
-    pub duplicates: u64,
+    pub(super) duplicates: u64,
     /// Deliveries that came behind a later one of their topic and publisher.
-    pub disordered: u64,
+    pub(super) disordered: u64,
     /// Microseconds of the broker's CPU for each message: each delivery, or each publish where nobody subscribes.
-    pub broker_cpu_us: Option<f64>,
+    pub(super) broker_cpu_us: Option<f64>,
     /// Cores the broker kept busy.
-    pub broker_cores: Option<f64>,
+    pub(super) broker_cores: Option<f64>,
     /// The broker's resident memory at the end of what was measured, in MiB.
-    pub broker_mib: Option<f64>,
+    pub(super) broker_mib: Option<f64>,
     /// Microseconds of this tool's CPU for each message.
-    pub tool_cpu_us: Option<f64>,
+    pub(super) tool_cpu_us: Option<f64>,
 }
 
 /// Sums of all workers at one moment.
@@ -115,7 +115,7 @@ impl Sums {
 ///
 /// # Errors
 /// The broker cannot be reached, refuses a client, or ends a connection.
-pub fn run(name: &'static str, args: &LoadArgs) -> Result<Report, String> {
+pub(super) fn run(name: &'static str, args: &LoadArgs) -> Result<Report, String> {
     let plan = Plan::new(name, args)?;
     let broker = args.pid.map(Process::Pid);
     if let Some(broker) = broker

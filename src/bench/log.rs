@@ -15,30 +15,30 @@ use crate::store::{Class, EntryKind, Feed, FeedItem, LogId, MessageLog, Retentio
 
 /// What the log has shown.
 #[derive(Debug, Serialize)]
-pub struct LogReport {
+pub(super) struct LogReport {
     /// Bytes of a record's body.
-    pub size: u32,
+    pub(super) size: u32,
     /// Records on their way at most.
-    pub outstanding: u32,
+    pub(super) outstanding: u32,
     /// Records handed over at once.
-    pub run: u32,
+    pub(super) run: u32,
     /// Records that became durable a second.
-    pub records_per_second: f64,
+    pub(super) records_per_second: f64,
     /// Batches, each with one sync, a second.
-    pub rounds_per_second: f64,
+    pub(super) rounds_per_second: f64,
     /// Records in a batch.
-    pub records_per_round: f64,
+    pub(super) records_per_round: f64,
     /// Microseconds from handed over to handed out.
-    pub durable_us: Option<Percentiles>,
+    pub(super) durable_us: Option<Percentiles>,
     /// Microseconds of CPU a record, appending included.
-    pub cpu_us: f64,
+    pub(super) cpu_us: f64,
 }
 
 /// Appends for a while.
 ///
 /// # Errors
 /// The store's.
-pub fn run(args: &LogArgs, runtime: &tokio::runtime::Runtime) -> Result<LogReport, String> {
+pub(super) fn run(args: &LogArgs, runtime: &tokio::runtime::Runtime) -> Result<LogReport, String> {
     let dir = args.dir.join(format!(".evermq-bench-log-{}", std::process::id()));
     let report = append(&dir, args, runtime);
     let removed = std::fs::remove_dir_all(&dir).map_err(|error| format!("`{}`: {error}", dir.display()));

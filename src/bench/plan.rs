@@ -11,7 +11,7 @@ use crate::frontend::mqtt::frame::Version;
 
 /// Who gets what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reach {
+pub(super) enum Reach {
     /// The topics are dealt out among the subscribers.
     Own,
     /// Every subscriber gets every topic.
@@ -20,49 +20,49 @@ pub enum Reach {
 
 /// A load.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(super) struct Plan {
     /// Name of the preset.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     /// The broker.
-    pub broker: SocketAddr,
+    pub(super) broker: SocketAddr,
     /// Version spoken.
-    pub version: Version,
+    pub(super) version: Version,
     /// Of publishes and subscriptions.
-    pub qos: u8,
+    pub(super) qos: u8,
     /// How many publish.
-    pub publishers: usize,
+    pub(super) publishers: usize,
     /// How many subscribe.
-    pub subscribers: usize,
+    pub(super) subscribers: usize,
     /// How many topics.
-    pub topics: usize,
+    pub(super) topics: usize,
     /// Who gets what.
-    pub reach: Reach,
+    pub(super) reach: Reach,
     /// Bytes of a payload.
-    pub size: usize,
+    pub(super) size: usize,
     /// Unacknowledged messages of a publisher.
-    pub window: u32,
+    pub(super) window: u32,
     /// Messages a publisher is ahead of its subscribers; 0 is without bound.
-    pub ahead: u64,
+    pub(super) ahead: u64,
     /// Time between two messages of one publisher.
-    pub interval: Option<Duration>,
+    pub(super) interval: Option<Duration>,
     /// Messages of each publisher.
-    pub count: Option<u64>,
+    pub(super) count: Option<u64>,
     /// Time that is measured.
-    pub measured: Duration,
+    pub(super) measured: Duration,
     /// Time before that.
-    pub warmup: Duration,
+    pub(super) warmup: Duration,
     /// Sessions that stay.
-    pub persistent: bool,
+    pub(super) persistent: bool,
     /// Of topics and client names.
-    pub prefix: String,
+    pub(super) prefix: String,
     /// User name.
-    pub username: Option<String>,
+    pub(super) username: Option<String>,
     /// Password.
-    pub password: Option<String>,
+    pub(super) password: Option<String>,
     /// Threads of the tool.
-    pub threads: usize,
+    pub(super) threads: usize,
     /// Tells this run's messages from others.
-    pub run: u32,
+    pub(super) run: u32,
 }
 
 impl Plan {
@@ -70,7 +70,7 @@ impl Plan {
     ///
     /// # Errors
     /// A host without address, a number that makes no sense.
-    pub fn new(name: &'static str, args: &LoadArgs) -> Result<Self, String> {
+    pub(super) fn new(name: &'static str, args: &LoadArgs) -> Result<Self, String> {
         let publishers = args.publishers.unwrap_or(if name == "fan-out" { 1 } else { 10 });
         let subscribers = match name {
             "publish" => 0,
@@ -129,27 +129,27 @@ impl Plan {
     }
 
     /// The topics of a publisher.
-    pub fn topics_of(&self, publisher: usize) -> impl Iterator<Item = usize> {
+    pub(super) fn topics_of(&self, publisher: usize) -> impl Iterator<Item = usize> {
         (publisher % self.topics..self.topics).step_by(self.publishers)
     }
 
     /// Keys of one publisher at most.
-    pub fn keys_each(&self) -> usize {
+    pub(super) fn keys_each(&self) -> usize {
         self.topics.div_ceil(self.publishers)
     }
 
     /// Keys of all publishers.
-    pub fn keys(&self) -> usize {
+    pub(super) fn keys(&self) -> usize {
         self.publishers * self.keys_each()
     }
 
     /// A topic's name.
-    pub fn topic(&self, topic: usize) -> String {
+    pub(super) fn topic(&self, topic: usize) -> String {
         format!("{}/topic/{topic}", self.prefix)
     }
 
     /// What a subscriber subscribes to.
-    pub fn filters(&self, subscriber: usize) -> Vec<String> {
+    pub(super) fn filters(&self, subscriber: usize) -> Vec<String> {
         match self.reach {
             Reach::All => vec![format!("{}/topic/#", self.prefix)],
             Reach::Own if self.subscribers > self.topics => vec![self.topic(subscriber % self.topics)],
@@ -161,7 +161,7 @@ impl Plan {
     }
 
     /// How many subscribers get a message of a topic.
-    pub fn fan_out(&self, topic: usize) -> u64 {
+    pub(super) fn fan_out(&self, topic: usize) -> u64 {
         let count = match self.reach {
             Reach::All => self.subscribers,
             Reach::Own if self.subscribers > self.topics => (topic..self.subscribers).step_by(self.topics).count(),
@@ -171,7 +171,7 @@ impl Plan {
     }
 
     /// A client's name.
-    pub fn client(&self, role: &str, number: usize) -> String {
+    pub(super) fn client(&self, role: &str, number: usize) -> String {
         format!("{}-{role}-{number}", self.prefix)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Of which process.
 #[derive(Clone, Copy, Debug)]
-pub enum Process {
+pub(super) enum Process {
     /// The tool itself.
     Own,
     /// Another.
@@ -24,7 +24,7 @@ impl Process {
     }
 
     /// CPU time so far, of all threads.
-    pub fn cpu(self) -> Option<Duration> {
+    pub(super) fn cpu(self) -> Option<Duration> {
         let stat = self.read("stat")?;
         // The second field is a name in parentheses and may hold anything.
         let (_, fields) = stat.rsplit_once(')')?;
@@ -35,7 +35,7 @@ impl Process {
     }
 
     /// Resident bytes.
-    pub fn resident(self) -> Option<u64> {
+    pub(super) fn resident(self) -> Option<u64> {
         let status = self.read("status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         let kibibytes: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;

@@ -45,7 +45,7 @@ fn percentiles(name: &str, percentiles: Option<Percentiles>) -> String {
 ///
 /// # Errors
 /// It cannot be printed.
-pub fn load(report: &Report, as_json: bool) -> Result<(), String> {
+pub(super) fn load(report: &Report, as_json: bool) -> Result<(), String> {
     if as_json {
         return json(report);
     }
@@ -90,7 +90,7 @@ pub fn load(report: &Report, as_json: bool) -> Result<(), String> {
 ///
 /// # Errors
 /// It cannot be printed.
-pub fn disk(report: &DiskReport, as_json: bool) -> Result<(), String> {
+pub(super) fn disk(report: &DiskReport, as_json: bool) -> Result<(), String> {
     if as_json {
         return json(report);
     }
@@ -106,7 +106,7 @@ pub fn disk(report: &DiskReport, as_json: bool) -> Result<(), String> {
 ///
 /// # Errors
 /// It cannot be printed.
-pub fn log(report: &LogReport, as_json: bool) -> Result<(), String> {
+pub(super) fn log(report: &LogReport, as_json: bool) -> Result<(), String> {
     if as_json {
         return json(report);
     }

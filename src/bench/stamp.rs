@@ -10,28 +10,28 @@
 use std::collections::HashSet;
 
 /// Bytes of a stamp.
-pub const STAMP_BYTES: usize = 24;
+pub(super) const STAMP_BYTES: usize = 24;
 /// Missing numbers that are remembered one by one; beyond it a late message counts as a duplicate.
 const HOLES_MAX: usize = 1 << 20;
 
 /// The beginning of a payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stamp {
+pub(super) struct Stamp {
     /// Messages of other runs are passed over.
-    pub run: u32,
+    pub(super) run: u32,
     /// Who sent it.
-    pub publisher: u32,
+    pub(super) publisher: u32,
     /// The key, over all publishers.
-    pub key: u32,
+    pub(super) key: u32,
     /// Which message of the key.
-    pub number: u32,
+    pub(super) number: u32,
     /// When it was due, nanoseconds since the tool started.
-    pub due: u64,
+    pub(super) due: u64,
 }
 
 impl Stamp {
     /// The byte form.
-    pub fn put(self, out: &mut Vec<u8>) {
+    pub(super) fn put(self, out: &mut Vec<u8>) {
         let mut bytes = [0; STAMP_BYTES];
         let fields = [self.run, self.publisher, self.key, self.number];
         for (place, field) in bytes.chunks_exact_mut(4).zip(fields) {
@@ -44,7 +44,7 @@ impl Stamp {
     }
 
     /// Reads the byte form back.
-    pub fn take(payload: &[u8]) -> Option<Self> {
+    pub(super) fn take(payload: &[u8]) -> Option<Self> {
         let (stamp, _) = payload.split_first_chunk::<STAMP_BYTES>()?;
         let word = |at: usize| {
             let bytes = stamp.get(at..at + 4)?;
@@ -62,20 +62,20 @@ impl Stamp {
 
 /// What a subscriber got.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub(super) struct Ledger {
     last: Vec<u32>,
     holes: HashSet<(u32, u32), ahash::RandomState>,
     /// Each once.
-    pub unique: u64,
+    pub(super) unique: u64,
     /// Came again.
-    pub duplicates: u64,
+    pub(super) duplicates: u64,
     /// Came behind a later one of its key.
-    pub disordered: u64,
+    pub(super) disordered: u64,
 }
 
 impl Ledger {
     /// A ledger for so many keys.
-    pub fn new(keys: usize) -> Self {
+    pub(super) fn new(keys: usize) -> Self {
         Self {
             last: vec![0; keys],
             ..Self::default()
@@ -83,7 +83,7 @@ impl Ledger {
     }
 
     /// Notes a message. `true`: it is here for the first time.
-    pub fn note(&mut self, stamp: &Stamp) -> bool {
+    pub(super) fn note(&mut self, stamp: &Stamp) -> bool {
         let Some(last) = self.last.get_mut(stamp.key as usize) else {
             return false;
         };

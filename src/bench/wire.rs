@@ -4,7 +4,7 @@ use crate::frontend::mqtt::frame::{Cut, Kind, PACKET_BYTES_MAX, Reader, Version,
 
 /// What a broker sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Incoming<'a> {
+pub(super) enum Incoming<'a> {
     /// The session is open, or refused with a code.
     Connack(u8),
     /// A message; the packet id is 0 with `QoS` 0.
@@ -26,7 +26,7 @@ pub enum Incoming<'a> {
 }
 
 /// What stands at the beginning of what was read.
-pub enum Next<'a> {
+pub(super) enum Next<'a> {
     /// A packet of so many bytes.
     Packet(Incoming<'a>, usize),
     /// The beginning of one that has at least so many bytes.
@@ -37,7 +37,7 @@ pub enum Next<'a> {
 ///
 /// # Errors
 /// It is not a packet a broker may send.
-pub fn next(bytes: &[u8], version: Version) -> Result<Next<'_>, String> {
+pub(super) fn next(bytes: &[u8], version: Version) -> Result<Next<'_>, String> {
     let frame = match cut(bytes, PACKET_BYTES_MAX) {
         Cut::Frame(frame) => frame,
         Cut::Incomplete(needed) => return Ok(Next::Incomplete(needed)),
@@ -93,23 +93,23 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Who connects, and how.
-pub struct Connect<'a> {
+pub(super) struct Connect<'a> {
     /// Client id.
-    pub client: &'a str,
+    pub(super) client: &'a str,
     /// Version.
-    pub version: Version,
+    pub(super) version: Version,
     /// Forget what the broker has of it.
-    pub clean: bool,
+    pub(super) clean: bool,
     /// The session outlives the connection.
-    pub persistent: bool,
+    pub(super) persistent: bool,
     /// User name and password.
-    pub username: Option<&'a str>,
+    pub(super) username: Option<&'a str>,
     /// See `username`.
-    pub password: Option<&'a str>,
+    pub(super) password: Option<&'a str>,
 }
 
 /// CONNECT without keep-alive.
-pub fn connect(out: &mut Vec<u8>, connect: &Connect<'_>) {
+pub(super) fn connect(out: &mut Vec<u8>, connect: &Connect<'_>) {
     let mut body = Vec::new();
     put_text(&mut body, "MQTT");
     let is_v5 = connect.version.is_v5();
@@ -136,7 +136,7 @@ pub fn connect(out: &mut Vec<u8>, connect: &Connect<'_>) {
 }
 
 /// SUBSCRIBE to some filters.
-pub fn subscribe(out: &mut Vec<u8>, version: Version, packet_id: u16, filters: &[String], qos: u8) {
+pub(super) fn subscribe(out: &mut Vec<u8>, version: Version, packet_id: u16, filters: &[String], qos: u8) {
     let mut body = packet_id.to_be_bytes().to_vec();
     if version.is_v5() {
         body.push(0);
@@ -151,7 +151,7 @@ pub fn subscribe(out: &mut Vec<u8>, version: Version, packet_id: u16, filters: &
 }
 
 /// PUBLISH up to the packet id: fixed header and topic.
-pub fn publish_head(version: Version, qos: u8, topic: &str, payload_bytes: usize) -> Vec<u8> {
+pub(super) fn publish_head(version: Version, qos: u8, topic: &str, payload_bytes: usize) -> Vec<u8> {
     let remaining = 2 + topic.len() + if qos > 0 { 2 } else { 0 } + usize::from(version.is_v5()) + payload_bytes;
     let mut head = Vec::with_capacity(1 + variable_bytes(remaining as u32) + 2 + topic.len());
     head.push(0x30 | qos << 1);
@@ -161,7 +161,7 @@ pub fn publish_head(version: Version, qos: u8, topic: &str, payload_bytes: usize
 }
 
 /// The rest of the head of a PUBLISH.
-pub fn publish_middle(out: &mut Vec<u8>, version: Version, qos: u8, packet_id: u16) {
+pub(super) fn publish_middle(out: &mut Vec<u8>, version: Version, qos: u8, packet_id: u16) {
     if qos > 0 {
         out.extend_from_slice(&packet_id.to_be_bytes());
     }
@@ -171,13 +171,13 @@ pub fn publish_middle(out: &mut Vec<u8>, version: Version, qos: u8, packet_id: u
 }
 
 /// An acknowledgement, by its first byte.
-pub fn ack(out: &mut Vec<u8>, first: u8, packet_id: u16) {
+pub(super) fn ack(out: &mut Vec<u8>, first: u8, packet_id: u16) {
     let [high, low] = packet_id.to_be_bytes();
     out.extend_from_slice(&[first, 2, high, low]);
 }
 
 /// DISCONNECT.
-pub const DISCONNECT: [u8; 2] = [0xE0, 0];
+pub(super) const DISCONNECT: [u8; 2] = [0xE0, 0];
 
 #[cfg(test)]
 mod tests {

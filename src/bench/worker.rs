@@ -27,61 +27,61 @@ const ROUND_AHEAD: Duration = Duration::from_micros(200);
 /// What everybody counts; each worker writes its own.
 #[derive(Default)]
 #[repr(align(128))]
-pub struct Counters {
+pub(super) struct Counters {
     /// Messages written into a connection's buffer.
-    pub published: AtomicU64,
+    pub(super) published: AtomicU64,
     /// Of them, completed: PUBACK, PUBCOMP; with `QoS` 0 as `published`.
-    pub acked: AtomicU64,
+    pub(super) acked: AtomicU64,
     /// Of them, refused.
-    pub refused: AtomicU64,
+    pub(super) refused: AtomicU64,
     /// Deliveries that must follow from what was published.
-    pub expected: AtomicU64,
+    pub(super) expected: AtomicU64,
     /// Deliveries, each once.
-    pub delivered: AtomicU64,
+    pub(super) delivered: AtomicU64,
     /// Deliveries again.
-    pub duplicates: AtomicU64,
+    pub(super) duplicates: AtomicU64,
     /// Deliveries out of order.
-    pub disordered: AtomicU64,
+    pub(super) disordered: AtomicU64,
 }
 
 /// What all threads of a run share.
-pub struct Shared {
+pub(super) struct Shared {
     /// The tool's beginning of time.
-    pub born: Instant,
+    pub(super) born: Instant,
     /// Nothing more is published.
-    pub stopping: AtomicBool,
+    pub(super) stopping: AtomicBool,
     /// Everything ends.
-    pub ended: AtomicBool,
+    pub(super) ended: AtomicBool,
     /// Latencies count for messages due from here on, nanoseconds since `born`.
-    pub measure_from: AtomicU64,
+    pub(super) measure_from: AtomicU64,
     /// By worker.
-    pub counters: Vec<Counters>,
+    pub(super) counters: Vec<Counters>,
     /// Deliveries by publisher.
-    pub delivered_of: Vec<AtomicU64>,
+    pub(super) delivered_of: Vec<AtomicU64>,
 }
 
 impl Shared {
     /// Nanoseconds since the beginning.
-    pub fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         self.born.elapsed().as_nanos() as u64
     }
 }
 
 /// What a worker brings home.
 #[derive(Default)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// From due to acknowledged.
-    pub ack: Histogram,
+    pub(super) ack: Histogram,
     /// From due to delivered.
-    pub end_to_end: Histogram,
+    pub(super) end_to_end: Histogram,
     /// Why it ended early.
-    pub failed: Option<String>,
+    pub(super) failed: Option<String>,
     /// Connections, for an orderly goodbye.
-    pub links: Vec<Link>,
+    pub(super) links: Vec<Link>,
 }
 
 /// A publisher.
-pub struct Publisher {
+pub(super) struct Publisher {
     number: usize,
     heads: Vec<(Vec<u8>, u64)>,
     numbers: Vec<u32>,
@@ -99,7 +99,7 @@ pub struct Publisher {
 
 impl Publisher {
     /// Publisher `number` of a plan.
-    pub fn new(plan: &Plan, number: usize) -> Self {
+    pub(super) fn new(plan: &Plan, number: usize) -> Self {
         let heads: Vec<_> = plan
             .topics_of(number)
             .map(|topic| {
@@ -225,7 +225,7 @@ enum Fill {
 }
 
 /// What a connection does.
-pub enum Role {
+pub(super) enum Role {
     /// It publishes.
     Publisher(Box<Publisher>),
     /// It subscribes.
@@ -233,7 +233,7 @@ pub enum Role {
 }
 
 /// A connection and what it does.
-pub struct Peer {
+pub(super) struct Peer {
     link: Link,
     role: Role,
     /// The loop is told when it can be written again.
@@ -242,7 +242,7 @@ pub struct Peer {
 
 impl Peer {
     /// A connection that is set up.
-    pub const fn new(link: Link, role: Role) -> Self {
+    pub(super) const fn new(link: Link, role: Role) -> Self {
         Self {
             link,
             role,
@@ -252,7 +252,7 @@ impl Peer {
 }
 
 /// A worker.
-pub struct Worker<'a> {
+pub(super) struct Worker<'a> {
     plan: &'a Plan,
     shared: &'a Shared,
     counters: &'a Counters,
@@ -300,7 +300,12 @@ impl<'a> Worker<'a> {
     ///
     /// # Errors
     /// The system has no more files.
-    pub fn new(plan: &'a Plan, shared: &'a Shared, counters: &'a Counters, peers: Vec<Peer>) -> Result<Self, String> {
+    pub(super) fn new(
+        plan: &'a Plan,
+        shared: &'a Shared,
+        counters: &'a Counters,
+        peers: Vec<Peer>,
+    ) -> Result<Self, String> {
         let failed = |error: rustix::io::Errno| format!("cannot watch connections: {error}");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
         for (number, peer) in peers.iter().enumerate() {
@@ -321,7 +326,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Works until the run ends.
-    pub fn run(mut self) -> Outcome {
+    pub(super) fn run(mut self) -> Outcome {
         if let Err(failed) = self.rounds() {
             self.outcome.failed = Some(failed);
         }
