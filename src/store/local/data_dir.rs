@@ -46,6 +46,11 @@ impl DataDir {
         self.root.join("snapshots")
     }
 
+    /// The catalog's database.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
     pub(crate) fn manifest(&self) -> PathBuf {
         self.root.join("MANIFEST")
     }
