@@ -245,6 +245,7 @@ async fn open_store(config: &Config, clock: &Clock) -> Result<(Arc<LocalStore>, 
         durability,
         clock: clock.clone(),
         cataloged: rows::CATALOGED.to_vec(),
+        damage: Some(rows::DAMAGE),
         ..Options::new(&config.data_dir)
     };
     let (store, report) = blocking(move || LocalStore::open(options)).await.map_err(failed)?;

@@ -157,7 +157,8 @@ impl Keeper {
             };
             let bytes = builder.finish(key, &mut |log| {
                 let previous = index.log(log.0).map_or(0, |touched| touched.previous);
-                link_behind(previous, &mut |segment| self.log.part(segment, log))
+                self.log
+                    .healing(|| link_behind(previous, &mut |segment| self.log.part(segment, log)))
             })?;
             write(self.log.disk.as_ref(), &self.log.dir.sidecar(number), &bytes, pace)?;
             self.indexed = number;

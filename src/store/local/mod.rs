@@ -6,6 +6,7 @@
 //! - One process has the directory; a store that is dropped without [`Store::close`] leaves it as a kill would.
 
 pub mod catalog;
+pub mod damage;
 pub(crate) mod data_dir;
 pub mod disk;
 #[cfg(any(test, feature = "testing"))]
@@ -19,6 +20,8 @@ pub mod snapshot;
 
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod heal_tests;
 #[cfg(test)]
 mod keeper_tests;
 #[cfg(test)]
@@ -105,6 +108,8 @@ pub struct Options {
     pub snapshots: SnapshotPolicy,
     /// Tables that are kept in the catalog too, because their rows are listed and searched; none unless said.
     pub cataloged: Vec<Table>,
+    /// Where the store notes damage that readers meet, see [`damage`]; nowhere unless said.
+    pub damage: Option<Table>,
     /// Refuse to begin a new store: an unmounted disk must not start empty.
     pub require_existing: bool,
     /// No threads: the test calls [`LocalStore::pump`].
@@ -124,6 +129,7 @@ impl Options {
             disk: Arc::new(RealDisk),
             snapshots: SnapshotPolicy::default(),
             cataloged: Vec::new(),
+            damage: None,
             require_existing: false,
             #[cfg(any(test, feature = "testing"))]
             stepped: false,
@@ -194,6 +200,7 @@ impl LocalStore {
         }
         let lock = dir.lock(disk)?;
         let (mut manifest, created) = identify(disk, &dir, &options)?;
+        dir.tidy(disk)?;
         let place = disk
             .place(dir.root())
             .map_err(|error| dir.io("look at", dir.root(), &error))?;
@@ -327,6 +334,9 @@ impl LocalStore {
             blocks: BlockCache::new(SIDECAR_CACHE_BYTES),
             sidecars: log::cold::OpenSidecars::default(),
             pins: Arc::default(),
+            heals: Mutex::default(),
+            damage_table: options.damage,
+            damaged: Mutex::default(),
             listing: OnceLock::new(),
         });
         log.open

@@ -9,6 +9,7 @@
 pub(crate) mod append;
 pub(crate) mod cold;
 pub(crate) mod frame;
+pub(crate) mod heal;
 pub(crate) mod index;
 pub(crate) mod prepare;
 pub(crate) mod reader;
@@ -26,6 +27,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
+use rustc_hash::FxHashSet;
 
 use self::append::{Append, Stop};
 use self::cold::OpenSidecars;
@@ -41,7 +43,7 @@ use super::disk::Disk;
 use super::listing::Listing;
 use crate::clock::Clock;
 use crate::store::feed::{FeedItem, FeedQueue};
-use crate::store::types::{Batch, Commit, Mark, StoreState, Ticket, WaiterId};
+use crate::store::types::{Batch, Commit, Mark, StoreState, Table, Ticket, WaiterId};
 use crate::store::{Error, Refused, Result};
 
 /// How long to wait for a sync that a snapshot or the catalog needs.
@@ -110,6 +112,11 @@ pub(crate) struct Log {
     pub(crate) blocks: Arc<BlockCache>,
     pub(crate) sidecars: OpenSidecars,
     pub(crate) pins: Arc<Pins>,
+    /// Held while a sidecar is made again.
+    pub(crate) heals: Mutex<()>,
+    /// Where damage is noted, and the places noted in this run.
+    pub(crate) damage_table: Option<Table>,
+    pub(crate) damaged: Mutex<FxHashSet<Mark>>,
     /// The catalog, if it keeps any table; set before anything is written.
     pub(crate) listing: OnceLock<Listing>,
 }
