@@ -128,11 +128,10 @@ impl Inflight {
                 break;
             }
         }
-        let follows = self.last_id.checked_add(1) == Some(id);
-        if !follows {
-            self.begin_pull();
-        }
-        if self.pulls.is_empty() {
+        // The newest pull may be an older one by now, or end before an id that is still taken.
+        let fits =
+            |pull: &Pull| pull.entries.is_empty() || usize::from(pull.first) + pull.entries.len() == usize::from(id);
+        if !self.pulls.back().is_some_and(fits) {
             self.begin_pull();
         }
         let pull = self.pulls.back_mut()?;
@@ -283,6 +282,17 @@ impl Inflight {
         stored.extend(self.pulls.drain(..).filter(|pull| pull.stored).map(|pull| pull.first));
         self.count = 0;
         self.topics.clear();
+        stored
+    }
+
+    /// Keys of all stored rows, for their deletion; what is in flight stays, and nothing of it is stored any more.
+    pub fn forget_stored(&mut self) -> Vec<u16> {
+        let mut stored: Vec<_> = self.deleted.drain(..).collect();
+        for pull in self.pulls.iter_mut().filter(|pull| pull.stored) {
+            pull.stored = false;
+            pull.changed = true;
+            stored.push(pull.first);
+        }
         stored
     }
 

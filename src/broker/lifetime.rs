@@ -120,6 +120,11 @@ impl Shared {
             self.publish_will(session, state, commit);
         }
         self.drop_will(session, state, commit);
+        // The will of an API session ends with it.
+        state.will = None;
+        if std::mem::take(&mut state.will_stored) {
+            commit.delete(rows::WILL, &rows::key(session.id.0));
+        }
         state.end_due = None;
         let marked = matches!(state.settings.status, SessionStatus::Banned | SessionStatus::Inactive);
         if session.kind == SessionKind::Mqtt && marked {
@@ -150,10 +155,10 @@ impl Shared {
                 &rows::key_with(id, subscription.filter.as_str().as_bytes()),
             );
         }
-        for (log, _) in state.position.explicit() {
+        for log in state.position.forget_stored() {
             commit.delete(rows::TOPIC_POSITION, &rows::key_with(id, &log.0.to_be_bytes()));
         }
-        for first in state.inflight.clear() {
+        for first in state.inflight.forget_stored() {
             commit.delete(rows::SENT, &rows::key_with(id, &first.to_be_bytes()));
         }
         for table in [rows::SESSION, rows::POSITION, rows::TOTALS, rows::PUBLISHED_TOPICS] {
@@ -196,6 +201,7 @@ impl Shared {
         state.early = super::session::EarlyHanded::default();
         state.under_way_until = crate::store::Mark::START;
         state.manual.clear();
+        state.retained_due = false;
     }
 
     /// Queues the row of the session's will, or its deletion.
@@ -431,7 +437,7 @@ impl Shared {
     /// A temporary API session without activity for 1.5 times its keep-alive is disconnected (spec/sessions.md 2.2).
     fn keep_alive_of_api(&self, session: &Arc<Session>, state: &mut SessionState, commit: &mut Commit) {
         let temporary = session.kind == SessionKind::MqApi && state.settings.temporary && state.active;
-        if !temporary || state.settings.keep_alive_seconds == 0 || state.waiting.is_some() {
+        if !temporary || state.settings.keep_alive_seconds == 0 || !state.waiting.is_empty() {
             return;
         }
         let span = Duration::from_secs(state.settings.keep_alive_seconds.min(u64::from(u32::MAX))) * 3 / 2;
@@ -511,7 +517,7 @@ pub(super) async fn write_totals(shared: Arc<Shared>) {
         shared.clock.sleep(TOTALS_INTERVAL).await;
         let mut commit = shared.store.begin(Class::C);
         commit.lazy();
-        shared.groups.persist(&mut commit);
+        shared.groups.persist(&shared, &mut commit);
         for session in shared.sessions.list("") {
             put_totals(&session, &mut session.state.lock(), &mut commit);
         }

@@ -316,6 +316,9 @@ impl Broker {
                 shared.clear_subscriptions(&session, state, &mut commit);
             }
             apply_change(state, &change);
+            if change.status.is_some() {
+                state.waiting.iter().for_each(|signal| signal.wake());
+            }
             if let Some(temporary) = change.temporary {
                 shared.change_lifetime(&session, state, temporary, &change, caller, &mut commit);
             }
@@ -368,6 +371,8 @@ impl Broker {
             let state = &mut *state;
             let connected = state.connection_status(session.kind) != ConnectionStatus::Disconnected;
             shared.close_link(&session, state, Closing::Administrative);
+            // A waiting retrieval looks again, and finds the session gone.
+            state.waiting.iter().for_each(|signal| signal.wake());
             "deleted by an administrator".clone_into(&mut state.disconnect_reason);
             if permanently {
                 state.settings.status = SessionStatus::Normal;
@@ -375,9 +380,6 @@ impl Broker {
                     shared.publish_will(&session, state, &mut commit);
                 }
                 shared.end_session(&session, state, &mut commit);
-                if state.will_stored {
-                    commit.delete(rows::WILL, &rows::key(session.id.0));
-                }
             } else {
                 state.settings.status = SessionStatus::Inactive;
                 if connected {
@@ -632,7 +634,7 @@ impl Shared {
     }
 
     /// A temporary session became permanent: everything it has is stored from this commit on.
-    fn store_everything(&self, session: &Arc<Session>, state: &mut SessionState, commit: &mut Commit) {
+    pub(super) fn store_everything(&self, session: &Arc<Session>, state: &mut SessionState, commit: &mut Commit) {
         for subscription in state.subscriptions.all() {
             let key = rows::key_with(session.id.0, subscription.filter.as_str().as_bytes());
             commit.put(rows::SUBSCRIPTION, &key, &subscription.row().to_row());

@@ -67,12 +67,12 @@ impl Position {
     }
 
     /// Topics with messages waiting behind the floor.
-    pub fn behind(&self) -> Vec<(LogId, Offset)> {
+    pub fn behind(&self) -> impl Iterator<Item = (LogId, Offset)> + '_ {
         let waiting = |(log, explicit): (&LogId, &Explicit)| match explicit {
             Explicit::Behind(next) => Some((*log, *next)),
             Explicit::Ahead(_) => None,
         };
-        self.explicit.iter().filter_map(waiting).collect()
+        self.explicit.iter().filter_map(waiting)
     }
 
     /// All explicit positions.
@@ -114,6 +114,13 @@ impl Position {
             }
         }
         changes
+    }
+
+    /// Logs whose rows are stored; from now on none is.
+    pub fn forget_stored(&mut self) -> Vec<LogId> {
+        self.stored_floor = Mark::START;
+        self.changed.extend(self.explicit.keys());
+        self.stored.drain().collect()
     }
 
     /// Where it is now.

@@ -214,6 +214,7 @@ impl Broker {
         let until = shared.clock.now() + fetch.wait;
         let waiting = Waiting::new(shared, &session, fetch.wait);
         let ticket = {
+            let _turn = session.retrieval.lock().await;
             let mut state = session.state.lock();
             shared.note_activity(&session, &mut state, Some(caller));
             let mut commit = shared.store.begin(Class::C);
@@ -331,8 +332,8 @@ impl<'a> Waiting<'a> {
         };
         if waiting.active {
             let mut state = session.state.lock();
-            state.waiting = Some(Arc::clone(&waiting.signal));
-            session.queue.lock().signal = Some(Arc::clone(&waiting.signal));
+            state.waiting.push(Arc::clone(&waiting.signal));
+            session.queue.lock().signal = state.waiting.first().cloned();
             shared.set_connected(session, &state, true);
         }
         waiting
@@ -345,15 +346,18 @@ impl Drop for Waiting<'_> {
             return;
         }
         let mut state = self.session.state.lock();
-        // Another call that waits has its own signal there by now.
-        if state
-            .waiting
-            .as_ref()
-            .is_some_and(|signal| Arc::ptr_eq(signal, &self.signal))
-        {
-            state.waiting = None;
-            self.session.queue.lock().signal = None;
+        state.waiting.retain(|signal| !Arc::ptr_eq(signal, &self.signal));
+        let mut queue = self.session.queue.lock();
+        queue.signal = state.waiting.first().cloned();
+        // The next call that waits looks for itself what came meanwhile.
+        queue.wake();
+        drop(queue);
+        if state.waiting.is_empty() {
             self.shared.set_connected(self.session, &state, false);
+        }
+        // Its end counts as activity, whether or not the caller is still there.
+        if !state.ended {
+            self.shared.note_activity(self.session, &mut state, None);
         }
     }
 }
@@ -384,7 +388,8 @@ impl Shared {
         let mut counted = 0;
         match only {
             None => {
-                Puller::new(self, session, epoch, &mut collector).pull().await;
+                // One pull may end with nothing although there is more: what is retained is looked for in steps.
+                while Puller::new(self, session, epoch, &mut collector).pull().await.more && !collector.more {}
                 counted = collector.messages.len();
                 self.fetch_shared(session, None, &mut collector).await?;
             }
@@ -426,7 +431,7 @@ impl Shared {
             }
         }
         for group in self.groups_of(session) {
-            group.persist(&mut commit);
+            group.persist(self, &mut commit);
         }
         let ticket = self.store.commit(commit)?;
         self.store.settled(&ticket).await?;
@@ -534,18 +539,20 @@ impl Shared {
                     break;
                 }
                 let wanted = (collector.messages_max - collector.messages.len()).min(64);
-                let taken = group.take_all(self, session.id, wanted).await;
+                let mut taken = group.take_all(self, session.id, wanted).await;
                 if taken.is_empty() {
                     break;
                 }
-                for one in taken {
-                    group.acked(one.log, one.position);
+                while let Some(one) = taken.peek() {
                     let limit = Limit {
                         records: 1,
                         bytes: usize::MAX,
                         before: Mark::END,
                     };
                     self.store.read(one.log, one.position, limit, &mut buf).await?;
+                    // Consumed with the answer; a caller that vanishes before this leaves it to the group.
+                    group.acked(one.log, one.position);
+                    taken.pass();
                     let found = buf.records.first().filter(|read| read.position == one.position);
                     let (Some(read), Some(topic)) = (found, self.topics.by_log(one.log)) else {
                         continue;

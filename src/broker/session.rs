@@ -219,7 +219,10 @@ pub(super) struct Link {
 #[derive(Default)]
 pub(super) struct EarlyHanded {
     pub(super) next: Vec<(LogId, Offset)>,
+    /// Behind all early messages that were seen.
     pub(super) until: Mark,
+    /// Topics whose early messages were not handed out, because older ones wait behind the floor.
+    pub(super) passed_over: FxHashSet<LogId>,
 }
 
 /// The subscriptions of a session, by kind.
@@ -388,8 +391,10 @@ pub(super) struct SessionState {
     pub(super) published_topics: PublishedTopicsRow,
     /// It is gone from the table.
     pub(super) ended: bool,
-    /// An HTTP retrieval waits for a message.
-    pub(super) waiting: Option<Arc<Signal>>,
+    /// HTTP retrievals that wait for a message; the first is woken.
+    pub(super) waiting: Vec<Arc<Signal>>,
+    /// A subscription may have retained messages due.
+    pub(super) retained_due: bool,
     /// Packet ids of messages taken from share groups.
     pub(super) group_ids: FxHashMap<u16, TopicFilter>,
     /// What a manual retrieval handed out last, for the mark `redelivered`: up to where, by topic.
@@ -409,6 +414,8 @@ impl Session {
     pub(super) fn new(id: SessionId, name: Arc<str>, kind: SessionKind, floor: Mark, now_ms: i64) -> Self {
         let mut position = Position::default();
         position.reset(floor);
+        // Its floor is not stored yet.
+        position.stored_floor = Mark::START;
         Self {
             id,
             name,
@@ -454,7 +461,8 @@ impl Session {
                 received_rate: Rate::default(),
                 published_topics: PublishedTopicsRow::default(),
                 ended: false,
-                waiting: None,
+                waiting: Vec::new(),
+                retained_due: false,
                 group_ids: FxHashMap::default(),
                 manual: FxHashMap::default(),
             }),

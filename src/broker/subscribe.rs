@@ -74,6 +74,7 @@ impl Shared {
             self.groups.put_row(&filter, commit);
             self.groups.join(self, session, &filter, mark);
         }
+        state.retained_due |= due.is_some();
         state.subscriptions.put(Subscription {
             filter,
             options,
@@ -126,6 +127,7 @@ impl Shared {
         }
         let filter = subscription.filter.clone();
         let mark = subscription.start;
+        state.retained_due |= subscription.due.is_some();
         state.subscriptions.put(subscription);
         if filter.is_shared() {
             self.groups.join(self, session, &filter, mark);
@@ -148,7 +150,7 @@ impl Shared {
     pub(super) fn forget(&self, session: &Arc<Session>, state: &mut SessionState, filter: &TopicFilter) {
         state.subscriptions.remove(filter);
         if filter.is_shared() {
-            self.groups.leave(self, session, filter);
+            self.leave_group(session, state, filter);
             return;
         }
         self.tree.remove(filter, session.id);
@@ -182,7 +184,7 @@ impl Shared {
         let all = state.subscriptions.clear();
         for subscription in &all {
             if subscription.filter.is_shared() {
-                self.groups.leave(self, session, &subscription.filter);
+                self.leave_group(session, state, &subscription.filter);
             } else {
                 self.tree.remove(&subscription.filter, session.id);
                 self.topics.holders_changed(&subscription.filter);
@@ -195,7 +197,7 @@ impl Shared {
 impl SessionState {
     /// Somebody serves it now, or waits for a message.
     pub(super) fn is_served(&self) -> bool {
-        self.link.is_some() || self.waiting.is_some()
+        self.link.is_some() || !self.waiting.is_empty()
     }
 }
 
@@ -203,7 +205,7 @@ fn wake(state: &SessionState) {
     if let Some(link) = &state.link {
         link.signal.wake();
     }
-    if let Some(signal) = &state.waiting {
+    if let Some(signal) = state.waiting.first() {
         signal.wake();
     }
 }

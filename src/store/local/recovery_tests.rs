@@ -342,6 +342,29 @@ fn kill_restart_cut_power_keeps_what_the_restart_has_shown() {
     }
 }
 
+/// The pages of a failed sync count as clean: only writing them again saves what a start has shown.
+#[test]
+fn what_a_failed_sync_left_in_the_cache_is_made_durable_before_it_is_shown() {
+    let disk = FaultyDisk::new();
+    let mut machine = Machine::start(&disk);
+    let log = machine.create("a");
+    machine.publish(log, b"one");
+    machine.append(log, &[2; 2000]);
+    disk.fail_syncs(Some(Fault::Broken));
+    machine.store.pump(false);
+    drop(machine);
+    disk.kill();
+    for seed in 0..50 {
+        let disk = disk.fork();
+        let machine = Machine::start(&disk);
+        let shown = machine.bodies(log);
+        assert_eq!(shown.len(), 2);
+        drop(machine);
+        disk.power_cut(seed);
+        assert_eq!(reopened(&disk, log).0, shown, "seed {seed}");
+    }
+}
+
 #[test]
 fn r16_a_torn_first_batch_of_a_segment_is_cut_at_its_begin() {
     let (disk, log) = three_records();
