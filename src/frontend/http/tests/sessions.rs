@@ -74,7 +74,7 @@ async fn every_property_that_is_given_comes_back() {
     let (bench, token) = bench().await;
     let given = json!({
         "clientName": "press-07", "cleanSession": true, "temporarySession": false, "sessionStatus": "hidden",
-        "mqttProtocol": "3.1.1", "keepAliveSeconds": 60, "mqttPayloadType": "utf8",
+        "mqttProtocol": "3.1.1", "keepAliveSeconds": 60, "mqttPayloadType": "json",
         "userProperties": [{"key": "b", "value": "1"}, {"key": "a", "value": ""}, {"key": "b", "value": "1"}],
         "sessionExpiryInterval": 7, "receiveMaximum": 65_535, "maximumPacketSize": 268_435_460_u64,
         "topicAliasMaximum": 5, "requestProblemInformation": false, "requestResponseInformation": true,
