@@ -734,12 +734,11 @@ impl Connection {
     /// The next reply whose records are durable.
     pub fn next_replies(&mut self) -> Option<Vec<Reply>> {
         let (ticket, _) = self.replies.front()?;
-        match self.shared.store.outcome(ticket)? {
-            Ok(()) => self.replies.pop_front().map(|(_, replies)| replies),
-            Err(_) => {
-                self.signal.close(Closing::StoreFailed);
-                None
-            }
+        if let Ok(()) = self.shared.store.outcome(ticket)? {
+            self.replies.pop_front().map(|(_, replies)| replies)
+        } else {
+            self.signal.close(Closing::StoreFailed);
+            None
         }
     }
 

@@ -149,7 +149,7 @@ pub enum SubscribeAction {
 }
 
 /// A message of `publishMessagesToMq`: client name, topic, message.
-pub type NamedPublish<'a> = (&'a str, &'a str, Publish<'a>);
+pub(super) type NamedPublish<'a> = (&'a str, &'a str, Publish<'a>);
 
 impl Broker {
     /// Creates an MQ API session; the name comes back (spec/sessions.md 8).

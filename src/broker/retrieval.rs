@@ -25,7 +25,7 @@ use super::{Broker, Shared};
 use crate::store::{At, Class, Limit, LogId, Mark, Offset, ReadBuf};
 
 /// Bytes of stored records in one answer.
-pub const ANSWER_BYTES: usize = 4 << 20;
+pub(super) const ANSWER_BYTES: usize = 4 << 20;
 
 /// What a retrieval asks for.
 #[derive(Clone, Debug)]

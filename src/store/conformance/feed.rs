@@ -1,6 +1,9 @@
 //! The feed: order, marks, tickets and who is woken.
 
-use super::*;
+use super::{
+    ALL, Class, EntryKind, FeedItem, Harness, Mark, Offset, ReadBuf, Reader, RetentionClass, Store, StoreState, TABLE,
+    WaiterId, bodies, key, patient, strictly_ascending, texts,
+};
 
 /// Also across a start.
 pub async fn a_mark_parts_what_came_before_from_what_comes_later(harness: &mut dyn Harness) {

@@ -1,6 +1,9 @@
 //! Stops, crashes and starts, leases, and the end.
 
-use super::*;
+use super::{
+    Class, Duration, EntryKind, FeedItem, Harness, Lease, Reader, Refused, Row, Store, TABLE, Table, bodies, patient,
+    row, texts,
+};
 
 /// Logs, records, rows, once-keys.
 pub async fn a_crash_keeps_what_was_settled(harness: &mut dyn Harness) {
