@@ -1,7 +1,7 @@
 //! The extent of logs: trimming, finding, counting.
 
 use super::{
-    ALL, At, Class, Error, Harness, Limit, Mark, Offset, ReadBuf, Reader, RetentionClass, SequenceId, Store, bodies,
+    ALL, At, Class, Error, Harness, Limit, Mark, Offset, ReadBuf, Reader, RetentionClass, SequenceId, bodies,
     patient, texts,
 };
 

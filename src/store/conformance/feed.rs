@@ -1,7 +1,7 @@
 //! The feed: order, marks, tickets and who is woken.
 
 use super::{
-    ALL, Class, EntryKind, FeedItem, Harness, Mark, Offset, ReadBuf, Reader, RetentionClass, Store, StoreState, TABLE,
+    ALL, Class, EntryKind, FeedItem, Harness, Mark, Offset, ReadBuf, Reader, RetentionClass, StoreState, TABLE,
     WaiterId, bodies, key, patient, strictly_ascending, texts,
 };
 

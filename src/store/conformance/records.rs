@@ -2,7 +2,7 @@
 
 use super::{
     ALL, Class, Duration, EntryKind, Error, Harness, Limit, LogId, Mark, Offset, ReadBuf, Reader, RetentionClass,
-    SequenceId, Store, bodies, patient, strictly_ascending, texts,
+    SequenceId, bodies, patient, strictly_ascending, texts,
 };
 
 /// A log begins without records, and is listed by its name.

@@ -1,7 +1,7 @@
 //! Stops, crashes and starts, leases, and the end.
 
 use super::{
-    Class, Duration, EntryKind, FeedItem, Harness, Lease, Reader, Refused, Row, Store, TABLE, Table, bodies, patient,
+    Class, Duration, EntryKind, FeedItem, Harness, Lease, Reader, Refused, Row, TABLE, Table, bodies, patient,
     row, texts,
 };
 
