@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         None => runtime.block_on(serve(&command_line.serve)),
         Some(Command::Serve(args)) => runtime.block_on(serve(&args)),
         Some(Command::Passwd(args)) => runtime.block_on(passwd(&args)),
+        Some(Command::Bench(args)) => evermq::bench::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

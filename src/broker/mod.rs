@@ -23,6 +23,7 @@ pub mod rows;
 pub mod session;
 pub mod session_table;
 pub mod shared_group;
+pub mod statistics;
 pub mod subscription;
 pub mod subscription_tree;
 pub mod table_name;

@@ -384,10 +384,13 @@ impl Shared {
             let state = session.state.lock();
             (state.epoch, state.position.bookmark())
         };
+        // The puller counts what it hands out.
+        let mut counted = 0;
         match only {
             None => {
                 // One pull may end with nothing although there is more: what is retained is looked for in steps.
                 while Puller::new(self, session, epoch, &mut collector).pull().await.more && !collector.more {}
+                counted = collector.messages.len();
                 self.fetch_shared(session, None, &mut collector).await?;
             }
             Some(filter) if filter.is_shared() => self.fetch_shared(session, Some(filter), &mut collector).await?,
@@ -412,6 +415,9 @@ impl Shared {
         {
             let mut state = session.state.lock();
             let state = &mut *state;
+            if fetched.messages.len() > counted {
+                state.count_received((fetched.messages.len() - counted) as u64, self.clock.wall_ms());
+            }
             if fetch.manual {
                 if !fetched.messages.is_empty() {
                     fetched.acknowledge_token = Some(self.token(session, state, &before));
