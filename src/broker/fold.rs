@@ -59,9 +59,9 @@ impl Shared {
             .ok()
             .and_then(|name| TopicName::parse(name).ok())
         {
-            self.topics.restore(log, name)
+            self.topics.restore(log, name);
         } else {
-            tracing::error!(log = log.0, "a stored topic name is not valid")
+            tracing::error!(log = log.0, "a stored topic name is not valid");
         }
     }
 

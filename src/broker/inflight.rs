@@ -88,13 +88,9 @@ pub(super) struct Inflight {
 }
 
 impl Inflight {
-    /// Exchanges that are not done.
-    pub(super) fn len(&self) -> usize {
-        self.count
-    }
-
     /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.count == 0
     }
 

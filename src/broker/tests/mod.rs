@@ -26,20 +26,20 @@ use super::delivery::{DeliverySink, Mode};
 use super::message::{Delivery, PayloadType, Publish, Qos};
 use super::mq_session::{Caller, CreateSession, SubscribeAction};
 use super::session::{NEVER_EXPIRES, Protocol, Session, SessionSettings};
-use super::subscription::SubscriptionOptions;
+use super::subscription::{RetainHandling, SubscriptionOptions};
 use super::topic_filter::TopicFilter;
 use super::will::Will;
 use super::{Broker, BrokerSettings, Fetch, Fetched};
 use crate::clock::Clock;
 use crate::store::memory::MemoryStore;
-use crate::store::{Store, Ticket};
+use crate::store::{MessageLog, Store, Ticket};
 
 pub(super) const QOS0: Qos = Qos::AtMostOnce;
 pub(super) const QOS1: Qos = Qos::AtLeastOnce;
 pub(super) const QOS2: Qos = Qos::ExactlyOnce;
 
 /// Longer than anything takes that is not a bug.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A broker, its store and its clock.
 struct World {
@@ -326,11 +326,12 @@ impl Client {
         if pulled.lost {
             return happened;
         }
-        if let Some(ticket) = pulled.ticket {
-            self.staged = Some((ticket, sink.0))
-        } else {
-            happened |= !sink.0.is_empty();
-            self.take(sink.0);
+        match pulled.ticket {
+            Some(ticket) => self.staged = Some((ticket, sink.0)),
+            None => {
+                happened |= !sink.0.is_empty();
+                self.take(sink.0);
+            }
         }
         self.connection.flush();
         happened
@@ -367,13 +368,14 @@ impl Client {
                 return;
             }
             let signal = Arc::clone(self.connection.signal());
-            assert!(
-                !tokio::time::timeout(PATIENCE, signal.woken()).await.is_err(),
-                "`{}` waits in vain for {what}: mode {:?}, has {} messages",
-                self.session.name,
-                self.session.queue.lock().mode,
-                self.got.len()
-            )
+            if tokio::time::timeout(PATIENCE, signal.woken()).await.is_err() {
+                panic!(
+                    "`{}` waits in vain for {what}: mode {:?}, has {} messages",
+                    self.session.name,
+                    self.session.queue.lock().mode,
+                    self.got.len()
+                );
+            }
         }
     }
 

@@ -1,1 +1,1 @@
-//! `take_over`
+//! take_over

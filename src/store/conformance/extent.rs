@@ -1,8 +1,8 @@
 //! The extent of logs: trimming, finding, counting.
 
 use super::{
-    ALL, At, Class, Error, Harness, Limit, Mark, Offset, ReadBuf, Reader, RetentionClass, SequenceId, bodies,
-    patient, texts,
+    ALL, At, Class, Error, Harness, Limit, Mark, Offset, ReadBuf, Reader, RetentionClass, SequenceId, bodies, patient,
+    texts,
 };
 
 /// Twice is as good as once, back does nothing, beyond the end is the end.
