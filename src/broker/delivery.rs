@@ -641,15 +641,15 @@ impl<'a> Puller<'a> {
             return need;
         }
         loop {
-            if !state.pending.is_empty() {
-                if let Some(need) = self.hand_pending(&mut state) {
-                    return need;
-                }
+            if !state.pending.is_empty()
+                && let Some(need) = self.hand_pending(&mut state)
+            {
+                return need;
             }
-            if state.step.is_some() {
-                if let Some(need) = self.hand_step(&mut state) {
-                    return need;
-                }
+            if state.step.is_some()
+                && let Some(need) = self.hand_step(&mut state)
+            {
+                return need;
             }
             let dispatched = self.shared.dispatched();
             let mut queue = self.session.queue.lock();
