@@ -201,16 +201,17 @@ impl Broker {
         let waiting = Waiting::new(shared, &session, fetch.wait);
         {
             let _turn = session.retrieval.lock().await;
-            let mut state = session.state.lock();
-            shared.note_activity(&session, &mut state, Some(caller));
-            let mut commit = shared.store.begin(Class::C);
-            shared.activate(&session, &mut state, &mut commit);
-            if let Some(token) = &fetch.acknowledge_token {
-                shared.acknowledge(&session, &mut state, token);
-                persist(shared, &session, &mut state, &mut commit);
-            }
-            let ticket = shared.store.commit(commit)?;
-            drop(state);
+            let ticket = {
+                let mut state = session.state.lock();
+                shared.note_activity(&session, &mut state, Some(caller));
+                let mut commit = shared.store.begin(Class::C);
+                shared.activate(&session, &mut state, &mut commit);
+                if let Some(token) = &fetch.acknowledge_token {
+                    shared.acknowledge(&session, &mut state, token);
+                    persist(shared, &session, &mut state, &mut commit);
+                }
+                shared.store.commit(commit)?
+            };
             shared.store.settled(&ticket).await?;
         }
         loop {
