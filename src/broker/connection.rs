@@ -795,10 +795,13 @@ fn refuse_run(replies: &mut [Reply], received: &[u16], refused: &Refused) {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Without `end` the connection was lost.
-        let ending = Ending::WithWill {
-            session_expiry_seconds: None,
-            reason: "connection lost",
+        // Without `end` the connection was lost, or cut off at a stop.
+        let ending = match self.signal.closing() {
+            Some(Closing::ShuttingDown) => Ending::ServerStops,
+            _ => Ending::WithWill {
+                session_expiry_seconds: None,
+                reason: "connection lost",
+            },
         };
         self.shared.disconnect(&self.session, self.epoch, ending);
         self.shared.remove_waiter(self.waiter);

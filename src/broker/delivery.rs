@@ -20,7 +20,7 @@ use super::message::{Delivery, Qos};
 use super::position::{EXPLICIT_COUNT_MAX, Explicit};
 use super::rows::StoredRow;
 use super::rows::record::Record;
-use super::rows::session::{DueRow, PositionRow, SubscriptionRow, TotalsRow};
+use super::rows::session::{DueRow, PositionRow, SubscriptionRow};
 use super::rows::{self};
 use super::session::{Session, SessionKind, SessionState, Signal};
 use super::shared_group::Waiting;
@@ -579,8 +579,7 @@ impl<'a> Puller<'a> {
         let mut state = self.session.state.lock();
         if self.handed > 0 {
             state.unsaved += self.handed;
-            count_received(&mut state.totals, self.handed as u64, self.now_ms);
-            state.totals_changed = true;
+            state.count_received(self.handed as u64, self.now_ms);
         }
         let mut ticket = None;
         if self.needs_sync && state.is_stored() {
@@ -1311,15 +1310,6 @@ fn drop_passed(shared: &Shared, state: &mut SessionState) {
     for log in passed {
         state.position.drop_of(log);
     }
-}
-
-fn count_received(totals: &mut TotalsRow, count: u64, now_ms: i64) {
-    totals.received += count;
-    let [_, _, first, last] = &mut totals.times;
-    if *first == 0 {
-        *first = now_ms;
-    }
-    *last = now_ms;
 }
 
 /// Queues whatever the stored rows of a session do not know yet: floor, explicit positions, what was sent, what

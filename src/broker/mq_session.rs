@@ -207,10 +207,11 @@ impl Broker {
             }
             debug_assert!(!made || generate);
         };
-        let mut state = session.state.lock();
-        shared.note_activity(&session, &mut state, Some(caller));
-        let view = view(&session, &state);
-        drop(state);
+        let view = {
+            let mut state = session.state.lock();
+            shared.note_activity(&session, &mut state, Some(caller));
+            view(&session, &state)
+        };
         shared.store.settled(&ticket).await?;
         Ok(view)
     }
@@ -248,6 +249,16 @@ impl Broker {
         let session = self.session(name, caller)?;
         let state = session.state.lock();
         Ok(view(&session, &state))
+    }
+
+    /// The default payload type of what is published through a session that messages may go through.
+    ///
+    /// # Errors
+    /// As [`Broker::session`]; [`SessionRefused::Banned`].
+    pub fn payload_type(&self, name: &str, caller: &Caller) -> Result<String, SessionRefused> {
+        let session = self.usable_session(name, caller)?;
+        let payload_type = session.state.lock().settings.payload_type.clone();
+        Ok(payload_type)
     }
 
     /// The session's subscriptions, by filter.

@@ -69,6 +69,9 @@ impl SessionState {
         }
         *last = now_ms;
         self.totals_changed = true;
+        if count > 0 {
+            self.published_rate.add(now_ms, self.connected, count);
+        }
         if let Some(topic) = topic {
             let topics = &mut self.published_topics.topics;
             if let Some(place) = topics.iter().position(|held| held == topic) {

@@ -183,6 +183,20 @@ impl Broker {
     /// # Errors
     /// See [`SessionRefused`].
     pub async fn fetch(&self, fetch: &Fetch, caller: &Caller) -> Result<Fetched, SessionRefused> {
+        self.fetch_unless(fetch, caller, std::future::pending()).await
+    }
+
+    /// The same for a caller who may go away: a call that waits takes nothing once `gone` is over.
+    ///
+    /// # Errors
+    /// See [`SessionRefused`].
+    pub async fn fetch_unless(
+        &self,
+        fetch: &Fetch,
+        caller: &Caller,
+        gone: impl Future<Output = ()>,
+    ) -> Result<Fetched, SessionRefused> {
+        let mut gone = std::pin::pin!(gone);
         let shared = &self.0;
         let name = &fetch.client_name;
         let session = self.session(name, caller)?;
@@ -199,21 +213,19 @@ impl Broker {
         shared.store.settled(&synced).await?;
         let until = shared.clock.now() + fetch.wait;
         let waiting = Waiting::new(shared, &session, fetch.wait);
-        {
+        let ticket = {
             let _turn = session.retrieval.lock().await;
-            let ticket = {
-                let mut state = session.state.lock();
-                shared.note_activity(&session, &mut state, Some(caller));
-                let mut commit = shared.store.begin(Class::C);
-                shared.activate(&session, &mut state, &mut commit);
-                if let Some(token) = &fetch.acknowledge_token {
-                    shared.acknowledge(&session, &mut state, token);
-                    persist(shared, &session, &mut state, &mut commit);
-                }
-                shared.store.commit(commit)?
-            };
-            shared.store.settled(&ticket).await?;
-        }
+            let mut state = session.state.lock();
+            shared.note_activity(&session, &mut state, Some(caller));
+            let mut commit = shared.store.begin(Class::C);
+            shared.activate(&session, &mut state, &mut commit);
+            if let Some(token) = &fetch.acknowledge_token {
+                shared.acknowledge(&session, &mut state, token);
+                persist(shared, &session, &mut state, &mut commit);
+            }
+            shared.store.commit(commit)?
+        };
+        shared.store.settled(&ticket).await?;
         loop {
             let fetched = {
                 let _turn = session.retrieval.lock().await;
@@ -224,6 +236,8 @@ impl Broker {
                 return Ok(fetched);
             }
             tokio::select! {
+                biased;
+                () = &mut gone => return Ok(Fetched::default()),
                 () = waiting.signal.woken() => {}
                 () = shared.clock.sleep_until(until) => {}
             }
@@ -370,10 +384,13 @@ impl Shared {
             let state = session.state.lock();
             (state.epoch, state.position.bookmark())
         };
+        // The puller counts what it hands out.
+        let mut counted = 0;
         match only {
             None => {
                 // One pull may end with nothing although there is more: what is retained is looked for in steps.
                 while Puller::new(self, session, epoch, &mut collector).pull().await.more && !collector.more {}
+                counted = collector.messages.len();
                 self.fetch_shared(session, None, &mut collector).await?;
             }
             Some(filter) if filter.is_shared() => self.fetch_shared(session, Some(filter), &mut collector).await?,
@@ -398,6 +415,9 @@ impl Shared {
         {
             let mut state = session.state.lock();
             let state = &mut *state;
+            if fetched.messages.len() > counted {
+                state.count_received((fetched.messages.len() - counted) as u64, self.clock.wall_ms());
+            }
             if fetch.manual {
                 if !fetched.messages.is_empty() {
                     fetched.acknowledge_token = Some(self.token(session, state, &before));

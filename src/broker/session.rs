@@ -20,6 +20,7 @@ use super::delivery::{Chunk, LiveQueue, Step};
 use super::inflight::Inflight;
 use super::position::Position;
 use super::rows::session::{PublishedTopicsRow, SessionRow, TotalsRow};
+use super::statistics::Rate;
 use super::subscription::{Subscription, SubscriptionOptions, TopicMatch};
 use super::topic::Topic;
 use super::topic_filter::TopicFilter;
@@ -393,6 +394,8 @@ pub(super) struct SessionState {
     pub(super) disconnect_reason: String,
     pub(super) totals: TotalsRow,
     pub(super) totals_changed: bool,
+    pub(super) published_rate: Rate,
+    pub(super) received_rate: Rate,
     pub(super) published_topics: PublishedTopicsRow,
     /// It is gone from the table.
     pub(super) ended: bool,
@@ -462,6 +465,8 @@ impl Session {
                 disconnect_reason: String::new(),
                 totals: TotalsRow::default(),
                 totals_changed: false,
+                published_rate: Rate::default(),
+                received_rate: Rate::default(),
                 published_topics: PublishedTopicsRow::default(),
                 ended: false,
                 waiting: Vec::new(),

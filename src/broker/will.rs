@@ -21,6 +21,8 @@ pub struct Will {
     pub payload_type: PayloadType,
     /// Raw MQTT 5 bytes of content type, response topic, correlation data, user properties.
     pub properties: Vec<u8>,
+    /// What MQTT cannot carry, as in a record.
+    pub extras: Vec<u8>,
     /// Seconds it lives from its publication; `None` for ever.
     pub expiry_seconds: Option<u32>,
     /// Seconds between the loss and the publication.
@@ -39,7 +41,7 @@ impl Will {
             expiry: self.expiry_seconds,
             payload_type: self.payload_type,
             properties: &self.properties,
-            extras: &[],
+            extras: &self.extras,
             payload: &self.payload,
         }
     }

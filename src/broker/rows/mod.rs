@@ -13,6 +13,7 @@
 //!   optional fields, so bytes of one version silently read as another would give wrong values.
 
 pub mod account;
+pub mod extras;
 pub mod label;
 pub mod login;
 pub mod record;

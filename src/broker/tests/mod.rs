@@ -209,6 +209,7 @@ fn will(topic: &str, delay_seconds: u64) -> Will {
         payload: b"gone".to_vec(),
         payload_utf8: false,
         payload_type: PayloadType::Binary,
+        extras: Vec::new(),
         properties: Vec::new(),
         expiry_seconds: None,
         delay_seconds,

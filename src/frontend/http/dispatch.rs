@@ -6,7 +6,7 @@ use std::pin::Pin;
 use super::envelope::Call;
 use super::error_code::{CodeSet, ErrorCode, Fault};
 use super::reply::Out;
-use super::{login, mq_message, mq_session};
+use super::{login, mq_message, mq_publish, mq_retrieve, mq_session, mq_session_read, mq_session_write};
 
 /// Name spaces of actions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,6 +110,39 @@ static ACTIONS: &[Action] = &[
     line(Mq, "subscribeToMq", &["subscribeToMqtt"], Required, |call| {
         Box::pin(mq_message::subscribe(call))
     }),
+    line(
+        Mq,
+        "publishMessagesToMq",
+        &["publishMessagesToMqtt"],
+        Required,
+        |call| Box::pin(mq_publish::publish(call)),
+    ),
+    line(
+        Mq,
+        "getMessagesFromMqApiSession",
+        &["getMessagesFromMqttSession"],
+        Required,
+        |call| Box::pin(mq_retrieve::from_session(call)),
+    ),
+    line(
+        Mq,
+        "getMessagesFromMqTopic",
+        &["getMessagesFromMqttTopic", "getMessagesFromMqApiTopic"],
+        Required,
+        |call| Box::pin(mq_retrieve::from_topic(call)),
+    ),
+    line(Mq, "createMqApiSession", &["createMqttSession"], Required, |call| {
+        Box::pin(mq_session_write::create(call))
+    }),
+    line(Mq, "alterMqSession", &["alterMqttSession"], Required, |call| {
+        Box::pin(mq_session_write::alter(call))
+    }),
+    line(Mq, "listMqSessions", &[], Required, |call| {
+        Box::pin(mq_session_read::list(call))
+    }),
+    line(Mq, "describeMqSessions", &["describeMqttSession"], Required, |call| {
+        Box::pin(mq_session_read::describe(call))
+    }),
     line(Mq, "deleteMqSession", &["deleteMqttSession"], Required, |call| {
         Box::pin(mq_session::delete(call))
     }),
@@ -117,13 +150,6 @@ static ACTIONS: &[Action] = &[
 
 /// Actions that exist elsewhere, with the API they belong to.
 static NOT_OFFERED: &[(&str, &str)] = &[
-    ("mq", "createMqApiSession"),
-    ("mq", "alterMqSession"),
-    ("mq", "listMqSessions"),
-    ("mq", "describeMqSessions"),
-    ("mq", "publishMessagesToMq"),
-    ("mq", "getMessagesFromMqApiSession"),
-    ("mq", "getMessagesFromMqTopic"),
     ("admin", "createCodePackage"),
     ("admin", "alterCodePackage"),
     ("admin", "cloneCodePackage"),

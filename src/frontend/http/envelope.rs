@@ -6,10 +6,12 @@
 //! An action runs as a task of its own: a client that hangs up does not stop it half way, and a panic in it is an
 //! answer.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
 
 use super::Api;
 use super::dispatch::{self, Token};
@@ -55,9 +57,18 @@ pub struct Call {
     pub warnings: Vec<Warning>,
     /// The token of a login made by this call.
     pub new_token: Option<Arc<str>>,
+    gone: oneshot::Receiver<Infallible>,
 }
 
 impl Call {
+    /// Over when the client has hung up; nobody waits for the answer then.
+    pub fn client_gone(&mut self) -> impl Future<Output = ()> + Send {
+        async {
+            // Nothing is ever sent: the other end is dropped with the request.
+            (&mut self.gone).await.ok();
+        }
+    }
+
     /// The settings of the login, or the server's.
     pub fn settings(&self) -> Arc<LoginSettings> {
         match &self.login {
@@ -256,6 +267,7 @@ async fn run(
             }
         }
     }
+    let (_here, gone) = oneshot::channel();
     let mut call = Call {
         api: Arc::clone(api),
         peer,
@@ -266,6 +278,7 @@ async fn run(
         options: frame.options.clone(),
         warnings: Vec::new(),
         new_token: None,
+        gone,
     };
     let task = tokio::spawn(async move {
         let mut result = (action.run)(&mut call).await;

@@ -13,10 +13,17 @@ pub mod dispatch;
 pub mod envelope;
 pub mod error_code;
 pub mod login;
+pub mod metadata_search;
 pub mod mq_message;
+pub mod mq_publish;
+pub mod mq_retrieve;
 pub mod mq_session;
+pub mod mq_session_read;
+pub mod mq_session_view;
+pub mod mq_session_write;
 pub mod params;
 pub mod payload;
+pub mod properties;
 pub mod reply;
 pub mod time;
 

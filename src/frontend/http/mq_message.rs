@@ -209,7 +209,8 @@ impl SubscriptionAction {
 }
 
 impl SubscriptionParams {
-    fn of_broker(filter: String, options: SubscriptionOptions) -> Self {
+    /// As the broker holds it.
+    pub fn of_broker(filter: String, options: SubscriptionOptions) -> Self {
         Self {
             filter,
             identifier: options.identifier,
@@ -281,7 +282,7 @@ impl PublishRequest {
     pub fn read(params: &mut Params, strict: bool, warnings: &mut Vec<Warning>) -> Result<Self, Fault> {
         params.alias("sourcePayloadFormat", "mqttPayloadType");
         let client_name = params.string("clientName", 1..=CLIENT_NAME_BYTES_MAX)?;
-        let topic = read_topic(params)?;
+        let topic = read_topic(params, TOPIC_BYTES_MAX)?;
         let said = Said::read(params)?;
         let variant_format = params.choice("variantFormat", super::envelope::VARIANT_VALUES)?;
         let items = params.required("messages", Params::objects)?;
@@ -293,7 +294,7 @@ impl PublishRequest {
             let own_name = item.string("clientName", 1..=CLIENT_NAME_BYTES_MAX)?;
             let client_name = own_name.or_else(|| client_name.clone());
             let client_name = client_name.ok_or_else(|| params.missing("clientName"))?;
-            let destination = read_destination(&mut item)?;
+            let destination = read_destination(&mut item, TOPIC_BYTES_MAX)?;
             let destination = destination.or_else(|| topic.clone().map(Destination::Topic));
             let destination = destination.ok_or_else(|| params.missing("topic"))?;
             let message = PublishParams {
@@ -323,24 +324,25 @@ impl PublishRequest {
         })
     }
 
-    /// The bytes of one of its messages, by the chain of formats, and whether the Payload Format Indicator is set.
+    /// The bytes of the payload of one of its messages, by the chain of formats.
     ///
     /// # Errors
     /// 14222.
     pub fn payload(
         &self,
-        message: &PublishParams,
+        said: &Said,
+        payload: Option<Value>,
         session: &PayloadType,
         login: &LoginSettings,
         warnings: &mut Vec<Warning>,
     ) -> Result<Decoded, Fault> {
-        let encoding = Encoding::of_message(&message.said, &self.said, session, self.variant_format, login);
-        decode("payload", message.payload.clone(), encoding, warnings)
+        let encoding = Encoding::of_message(said, &self.said, session, self.variant_format, login);
+        decode("payload", payload, encoding, warnings)
     }
 }
 
-fn read_topic(params: &mut Params) -> Result<Option<String>, Fault> {
-    let topic = params.string("topic", 1..=TOPIC_BYTES_MAX)?;
+fn read_topic(params: &mut Params, bytes_max: usize) -> Result<Option<String>, Fault> {
+    let topic = params.string("topic", 1..=bytes_max)?;
     if let Some(topic) = &topic {
         check_topic_name("topic", topic)?;
     }
@@ -356,8 +358,8 @@ fn read_response_topic(params: &mut Params) -> Result<Option<String>, Fault> {
 }
 
 /// `topic` or `tableName`; database and owner are accepted and locate nothing here, where there is one of each.
-fn read_destination(params: &mut Params) -> Result<Option<Destination>, Fault> {
-    let topic = read_topic(params)?;
+fn read_destination(params: &mut Params, topic_bytes_max: usize) -> Result<Option<Destination>, Fault> {
+    let topic = read_topic(params, topic_bytes_max)?;
     let table = params.string("tableName", 1..=NAME_BYTES_MAX)?;
     params.string("databaseName", 0..=NAME_BYTES_MAX)?;
     params.string("ownerName", 0..=NAME_BYTES_MAX)?;
@@ -450,7 +452,7 @@ impl TopicGetParams {
     /// # Errors
     /// As the checker says; 12025 if there is neither a topic nor a table.
     pub fn read(params: &mut Params) -> Result<Self, Fault> {
-        let source = read_destination(params)?.ok_or_else(|| params.missing("topic"))?;
+        let source = read_destination(params, FILTER_BYTES_MAX)?.ok_or_else(|| params.missing("topic"))?;
         Ok(Self {
             source,
             start: read_start(params)?,
@@ -614,8 +616,9 @@ mod tests {
         );
         assert_eq!(third.destination, Destination::Table("mqtt_msg_x".into()));
         let login = LoginSettings::default();
-        let bytes = |message| {
-            let decoded = request.payload(message, &PayloadType::Binary, &login, &mut Vec::new());
+        let bytes = |message: &PublishParams| {
+            let payload = message.payload.clone();
+            let decoded = request.payload(&message.said, payload, &PayloadType::Binary, &login, &mut Vec::new());
             decoded.unwrap().bytes
         };
         assert_eq!(bytes(first), b"hello");

@@ -35,6 +35,8 @@ pub struct WillParams {
     pub topic: Option<String>,
     /// Its bytes.
     pub payload: Option<Decoded>,
+    /// Its payload as it was sent.
+    pub payload_json: Option<Value>,
     /// 0 to 2.
     pub qos: Option<u8>,
     /// Whether it is retained.
@@ -212,11 +214,12 @@ impl WillParams {
         if let Some(topic) = &topic {
             check_topic_name("willTopic", topic)?;
         }
-        let payload = match params.value("willPayload") {
+        let payload_json = params.value("willPayload");
+        let payload = match &payload_json {
             None => None,
             Some(value) => {
-                let encoding = will_encoding(said, &value, login);
-                Some(decode("willPayload", Some(value), encoding, warnings)?)
+                let encoding = will_encoding(said, value, login);
+                Some(decode("willPayload", Some(value.clone()), encoding, warnings)?)
             }
         };
         let qos = params.integer("willQoS", 0..=2)?.map(|qos| qos as u8);
@@ -229,6 +232,7 @@ impl WillParams {
         Ok(Self {
             topic,
             payload,
+            payload_json,
             qos,
             retain,
             content_type,

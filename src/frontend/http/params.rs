@@ -13,8 +13,9 @@ use super::error_code::{CodeSet, ErrorCode, Fault, Warning};
 
 /// The longest key of a user property, in bytes.
 const USER_PROPERTY_KEY_BYTES_MAX: usize = 128;
-/// The longest value of a user property, in bytes: an MQTT string.
-const USER_PROPERTY_VALUE_BYTES_MAX: usize = 65_535;
+/// The most bytes in the keys and values of one list of user properties; they become part of a row. A value that MQTT
+/// cannot carry is allowed: it is left out of its packets.
+const USER_PROPERTIES_BYTES_MAX: usize = 32 << 20;
 /// The longest name or group of a label, in bytes.
 const LABEL_BYTES_MAX: usize = 64;
 /// The largest `metadata`, in bytes of JSON text.
@@ -280,9 +281,14 @@ impl Params {
             return Ok(None);
         };
         let mut properties = Vec::with_capacity(objects.len());
+        let mut bytes = 0;
         for mut object in objects {
             let key = object.required_string("key", 1..=USER_PROPERTY_KEY_BYTES_MAX)?;
-            let value = object.required_string("value", 0..=USER_PROPERTY_VALUE_BYTES_MAX)?;
+            let value = object.required_string("value", 0..=USER_PROPERTIES_BYTES_MAX)?;
+            bytes += key.len() + value.len();
+            if bytes > USER_PROPERTIES_BYTES_MAX {
+                return Err(too_long(self.codes, name, USER_PROPERTIES_BYTES_MAX));
+            }
             properties.push((key, value));
         }
         Ok(Some(properties))

@@ -425,6 +425,12 @@ impl Correlation {
         Ok(Some(correlation))
     }
 
+    /// The JSON value it was read from.
+    pub fn to_value(&self) -> Value {
+        let format = if self.is_json { Format::Json } else { Format::Utf8 };
+        encode_as(&self.bytes, format, Format::Hex).0
+    }
+
     /// As JSON: the value it was, or text, or a string in the binary format.
     pub fn show(&self, binary: Format) -> Out {
         let format = if self.is_json { Format::Json } else { Format::Utf8 };

@@ -1,5 +1,7 @@
 //! Real requests over a real listener.
 
+mod messages;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,6 +128,21 @@ impl Bench {
         let code = answer["errorCode"].as_i64().unwrap();
         assert_eq!(code == 0, answer["errorMessage"] == "", "{answer}");
         code
+    }
+
+    /// An action of an administrator's login; its result.
+    async fn act(&self, token: &str, action: &str, params: Value) -> Value {
+        let answer = self
+            .call(json!({"action": action, "params": params, "authToken": token}))
+            .await;
+        assert_eq!(answer["errorCode"], 0, "{action}: {answer}");
+        answer["result"].clone()
+    }
+
+    /// The number with which an action fails.
+    async fn refusal(&self, token: &str, action: &str, params: Value) -> i64 {
+        self.code(json!({"action": action, "params": params, "authToken": token}))
+            .await
     }
 
     async fn log_in(&self, username: &str, password: &str) -> String {

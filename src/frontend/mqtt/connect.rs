@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::{Client, Serving, write_all};
-use super::frame::{Cut, Kind, Malformed, Version, cut};
+use super::frame::{Cut, Kind, Malformed, REMAINING_LENGTH_MAX, Version, cut};
 use super::input::{Input, Taken};
 use super::output::Output;
 use super::packet::{self, Connack, Connect, Packet};
@@ -89,7 +89,7 @@ where
 }
 
 /// Opens a connection: from the first byte to the accepting CONNACK, which is in the output. `None`: it has ended.
-pub(super) async fn open<S>(frontend: &Arc<Frontend>, mut stream: S, peer: SocketAddr) -> Option<Serving<S>>
+pub(super) async fn open<S>(frontend: &Arc<Frontend>, mut stream: S, peer: SocketAddr) -> Option<Box<Serving<S>>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -122,7 +122,13 @@ where
         Ok((client, connack)) => {
             let mut output = Output::default();
             connack.encode(output.buffer(), &client, &frontend.settings);
-            Some(Serving::new(Arc::clone(frontend), stream, input, output, client))
+            Some(Box::new(Serving::new(
+                Arc::clone(frontend),
+                stream,
+                input,
+                output,
+                client,
+            )))
         }
         Err(refused) => {
             tracing::info!(%peer, reason = %refused.reason, "a client is refused: {}", refused.text);
@@ -167,7 +173,8 @@ impl Accepted {
         let connack = Connack {
             session_present: self.session_present,
             receive_maximum: settings.receive_maximum,
-            maximum_packet_size: Some(settings.packet_bytes_max),
+            // Some clients (paho) take a larger value for an error, and it says hardly less.
+            maximum_packet_size: Some(settings.packet_bytes_max.min(REMAINING_LENGTH_MAX)),
             assigned_client_id: self.assigned.then(|| client.handle.client_name()),
             topic_alias_maximum: settings.topic_alias_maximum,
             ..Connack::default()
@@ -271,6 +278,7 @@ fn will(will: packet::Will) -> Will {
         properties: will.properties,
         expiry_seconds: will.expiry,
         delay_seconds: u64::from(will.delay),
+        extras: Vec::new(),
         api_json: String::new(),
     }
 }

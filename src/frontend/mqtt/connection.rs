@@ -216,10 +216,10 @@ pub(super) async fn serve<S>(frontend: &Arc<Frontend>, stream: S, peer: SocketAd
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    // Both ends are rare and would make every connection larger.
+    // Beginning and end are rare and would make every connection larger.
     if let Some(mut serving) = Box::pin(connect::open(frontend, stream, peer)).await {
         let end = serving.run().await;
-        Box::pin(serving.finish(end)).await;
+        Box::pin((*serving).finish(end)).await;
     }
 }
 
@@ -456,38 +456,4 @@ where
     };
     // Whoever does not listen any more need not be told.
     drop(tokio::time::timeout(LAST_WRITE, last).await);
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::{TcpListener, TcpStream};
-
-    use super::*;
-    use crate::broker::{Broker, BrokerSettings};
-    use crate::frontend::mqtt::{Authentication, Authenticator, Credentials, Identity};
-    use crate::store::memory::MemoryStore;
-
-    struct Open;
-
-    impl Authenticator for Open {
-        fn authenticate(&self, _: Credentials) -> Authentication<'_> {
-            Box::pin(async { Ok(Identity::default()) })
-        }
-    }
-
-    /// What an idle connection costs, besides what the system and the broker hold for it.
-    #[tokio::test]
-    async fn the_future_of_a_connection_is_small() {
-        let clock = Clock::system();
-        let broker = Broker::open(MemoryStore::new(clock.clone()), clock, BrokerSettings::default())
-            .await
-            .unwrap();
-        let frontend = Frontend::new(broker, Settings::default(), Arc::new(Open));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let peer = stream.peer_addr().unwrap();
-        let future = frontend.serve(stream, peer);
-        let bytes = size_of_val(&future);
-        assert!(bytes <= 1_536, "{bytes} bytes");
-    }
 }

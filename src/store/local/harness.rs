@@ -104,10 +104,6 @@ impl Machine {
     pub(super) fn bodies(&self, log: LogId) -> Vec<Vec<u8>> {
         bodies(&self.store, log)
     }
-
-    pub(super) fn segment(&self, number: u32) -> PathBuf {
-        segment(number)
-    }
 }
 
 pub(super) fn segment(number: u32) -> PathBuf {

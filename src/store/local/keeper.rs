@@ -220,8 +220,11 @@ impl Keeper {
             logs: &logs,
             rows: &rows,
         };
+        // The log may have moved on since the last look: the segment before the mark has its sidecar before the snapshot
+        // that relies on it.
         let written = self
-            .until_synced(handed_on)
+            .index(pace)
+            .and_then(|()| self.until_synced(handed_on))
             .and_then(|()| self.snapshots.write(&contents, pace));
         if let Err(error) = written {
             self.log.state.write().changed.put_back(changed);

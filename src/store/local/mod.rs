@@ -19,6 +19,8 @@ pub mod snapshot;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod keeper_tests;
+#[cfg(test)]
 mod recovery_tests;
 #[cfg(test)]
 mod simulation;

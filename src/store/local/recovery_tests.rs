@@ -104,7 +104,7 @@ fn r3_a_torn_last_batch_is_dropped_whole() {
     let (disk, log) = three_records();
     let (at, header) = *batches(&disk, ACTIVE).last().unwrap();
     disk.damage(&segment(ACTIVE), at + 56 + header.bytes as usize - 1, |bytes| {
-        bytes[0] ^= 1
+        bytes[0] ^= 1;
     });
     let (bodies, cut) = reopened(&disk, log);
     assert_eq!(bodies, [b"one", b"two"]);
@@ -212,7 +212,7 @@ fn r7_a_valid_header_with_another_number_is_refused_and_never_cut() {
         ..header
     };
     disk.damage(&segment(ACTIVE), at, |bytes| {
-        bytes[..56].copy_from_slice(&forged.encode(salt))
+        bytes[..56].copy_from_slice(&forged.encode(salt));
     });
     assert!(is_damage_at(&refusal(&disk), ACTIVE, at as u64));
 }
@@ -308,9 +308,9 @@ fn r13_recovery_stopped_at_any_operation_decides_the_same_the_next_time() {
                 // It may have told its caller what it found only if it opened.
                 opened = LocalStore::open(options(&disk)).is_ok();
                 if seed == 0 {
-                    disk.kill()
+                    disk.kill();
                 } else {
-                    disk.power_cut(seed)
+                    disk.power_cut(seed);
                 }
                 let found = reopened(&disk, log).0.len();
                 // A power cut may take what was never synced, but nothing that an opened store has shown.
@@ -336,6 +336,29 @@ fn kill_restart_cut_power_keeps_what_the_restart_has_shown() {
         let machine = Machine::start(&disk);
         let shown = machine.bodies(log);
         assert_eq!(shown, [b"one", b"two", b"six"]);
+        drop(machine);
+        disk.power_cut(seed);
+        assert_eq!(reopened(&disk, log).0, shown, "seed {seed}");
+    }
+}
+
+/// The pages of a failed sync count as clean: only writing them again saves what a start has shown.
+#[test]
+fn what_a_failed_sync_left_in_the_cache_is_made_durable_before_it_is_shown() {
+    let disk = FaultyDisk::new();
+    let mut machine = Machine::start(&disk);
+    let log = machine.create("a");
+    machine.publish(log, b"one");
+    machine.append(log, &[2; 2000]);
+    disk.fail_syncs(Some(Fault::Broken));
+    machine.store.pump(false);
+    drop(machine);
+    disk.kill();
+    for seed in 0..50 {
+        let disk = disk.fork();
+        let machine = Machine::start(&disk);
+        let shown = machine.bodies(log);
+        assert_eq!(shown.len(), 2);
         drop(machine);
         disk.power_cut(seed);
         assert_eq!(reopened(&disk, log).0, shown, "seed {seed}");
@@ -372,7 +395,7 @@ fn r17_what_an_earlier_use_of_the_file_left_counts_as_zeros() {
         ..header
     };
     disk.damage(&segment(ACTIVE), end, |bytes| {
-        bytes[..56].copy_from_slice(&old.encode(salt ^ 1))
+        bytes[..56].copy_from_slice(&old.encode(salt ^ 1));
     });
     let (bodies, cut) = reopened(&disk, log);
     assert_eq!((bodies.len(), cut), (3, None));
@@ -508,7 +531,7 @@ fn a_payload_that_is_a_frame_is_not_taken_for_one() {
     disk.kill();
     // Its batch is torn at the end: a forged witness would make damage of it.
     disk.damage(&segment(ACTIVE), next + 56 + 40 + payload.len() - 1, |bytes| {
-        bytes[0] ^= 1
+        bytes[0] ^= 1;
     });
     assert_eq!(reopened(&disk, log).0, [b"one"]);
     let machine = Machine::start(&disk);

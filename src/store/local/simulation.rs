@@ -213,9 +213,9 @@ fn simulate(seed: u64) -> u64 {
             disk.stop_at(1 + random.below(14));
             drop(Machine::try_start(&disk));
             if random.below(2) == 0 {
-                disk.kill()
+                disk.kill();
             } else {
-                disk.power_cut(random.draw())
+                disk.power_cut(random.draw());
             }
         }
         let options = Options {
@@ -267,9 +267,9 @@ fn simulate(seed: u64) -> u64 {
         }
         drop(machine);
         if random.below(2) == 0 {
-            disk.kill()
+            disk.kill();
         } else {
-            disk.power_cut(random.draw())
+            disk.power_cut(random.draw());
         }
     }
     let machine = Machine::start(&disk);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::faulty_disk::{Fault, FaultyDisk, Op};
-use super::harness::{ALL, Machine, NOON, ROWS, bodies, options};
+use super::harness::{ALL, Machine, NOON, ROWS, bodies, options, segment};
+use super::log::append::Stop;
 use super::{Durability, LocalStore, Options, SnapshotPolicy};
 use crate::clock::Clock;
 use crate::store::conformance::Harness;
@@ -59,6 +60,8 @@ impl Harness for Suite {
             self.store.close().unwrap();
         } else {
             self.cuts += 1;
+            // The old process must be gone before the new one begins.
+            self.store.end(Stop::Abandon);
             self.disk.power_cut(self.cuts);
         }
         self.store = Self::open(&self.disk, &self.clock);
@@ -233,7 +236,7 @@ fn nothing_is_acknowledged_before_the_sync_that_follows_its_write() {
         let trace = disk.trace();
         let run = &trace[begun..];
         let settled = run.iter().position(|op| *op == Op::Note("settled".into())).unwrap();
-        let active = machine.segment(machine.store.log.state.read().active.number);
+        let active = segment(machine.store.log.state.read().active.number);
         let write = run
             .iter()
             .rposition(|op| matches!(op, Op::Write(path, ..) if *path == active))
@@ -257,10 +260,10 @@ fn a_seal_is_written_only_when_the_next_segment_and_its_name_are_durable() {
     for number in 3..=active {
         let renamed = trace
             .iter()
-            .position(|op| matches!(op, Op::Rename(_, to) if *to == machine.segment(number)));
+            .position(|op| matches!(op, Op::Rename(_, to) if *to == segment(number)));
         let renamed = renamed.unwrap();
         assert!(matches!(trace[renamed + 1], Op::SyncDir(_)));
-        let before = machine.segment(number - 1);
+        let before = segment(number - 1);
         let sealed = trace
             .iter()
             .rposition(|op| matches!(op, Op::Write(path, ..) if *path == before))
@@ -268,7 +271,7 @@ fn a_seal_is_written_only_when_the_next_segment_and_its_name_are_durable() {
         assert!(renamed + 1 < sealed);
         assert_eq!(trace[sealed + 1], Op::Sync(before));
         let first = trace.iter().skip(renamed + 1);
-        let mut first = first.skip_while(|op| !matches!(op, Op::Write(path, ..) if *path == machine.segment(number)));
+        let mut first = first.skip_while(|op| !matches!(op, Op::Write(path, ..) if *path == segment(number)));
         assert!(first.next().is_none() || number <= active);
     }
 }
@@ -340,7 +343,7 @@ fn a_full_disk_at_the_end_of_a_segment_latches_nothing() {
         let ticket = machine.append(log, &body);
         count += 1;
         let before = machine.store.log.state.read().active.number;
-        disk.set_full(machine.store.log.append.lock().closed.len() > 0);
+        disk.set_full(!machine.store.log.append.lock().closed.is_empty());
         let blocked = machine.store.pump(false);
         machine.drain();
         assert_eq!(before, machine.store.log.state.read().active.number);
@@ -543,4 +546,39 @@ fn with_an_interval_a_commit_settles_when_written_and_the_sync_follows() {
     assert!(matches!(disk.trace()[begun..], [Op::Write(..)]));
     machine.store.pump(true);
     assert!(matches!(disk.trace()[begun..], [Op::Write(..), Op::Sync(_), ..]));
+}
+
+#[test]
+fn a_snapshot_taken_while_the_log_moves_on_relies_on_no_missing_sidecar() {
+    let disk = FaultyDisk::new();
+    for round in 0..20_u8 {
+        let policy = SnapshotPolicy {
+            log_bytes: 0,
+            ..SnapshotPolicy::default()
+        };
+        let options = Options {
+            stepped: false,
+            snapshots: policy,
+            ..options(&disk)
+        };
+        let mut machine = Machine::start_with(&disk, options).unwrap();
+        let log = machine.create("a");
+        for _ in 0..30 {
+            let ticket = machine.append(log, &[round; 1500]);
+            while machine.store.outcome(&ticket).is_none() {
+                machine.drain();
+                std::thread::yield_now();
+            }
+        }
+        drop(machine);
+        disk.kill();
+        let machine = Machine::start(&disk);
+        let listed = machine.store.log.state.read().cold.clone();
+        for segment in listed {
+            assert!(machine.store.log.sidecar(segment).unwrap().is_some());
+        }
+        assert_eq!(machine.bodies(log).len(), 30);
+        drop(machine);
+        disk.kill();
+    }
 }
