@@ -143,15 +143,17 @@ pub struct LiveQueue {
     pub(super) mode: Mode,
     chunks: VecDeque<Chunk>,
     count: usize,
+    /// It is woken when the present batch is dispatched.
+    is_noted: bool,
     pub(super) signal: Option<Arc<Signal>>,
 }
 
 impl LiveQueue {
-    /// Hands references to a live session and wakes it; one that has too many drops them and lags. `true`: it reads
-    /// the log itself and is to be woken when the batch is dispatched.
+    /// Hands references to a live session; one that has too many drops them and lags. `true`: it is to be woken when
+    /// the batch is dispatched, not before: of a batch that is there in part nothing may be handed out.
     pub(super) fn push(&mut self, chunk: Chunk) -> bool {
         if self.mode != Mode::Live {
-            return self.mode == Mode::Lagging && self.signal.is_some();
+            return self.mode == Mode::Lagging && self.note();
         }
         self.count += chunk.len();
         self.chunks.push_back(chunk);
@@ -160,8 +162,17 @@ impl LiveQueue {
             self.drop_references();
             self.mode = Mode::Dropped(from);
         }
+        self.note()
+    }
+
+    fn note(&mut self) -> bool {
+        self.signal.is_some() && !std::mem::replace(&mut self.is_noted, true)
+    }
+
+    /// The batch it waits for is dispatched.
+    pub(super) fn wake_noted(&mut self) {
+        self.is_noted = false;
         self.wake();
-        false
     }
 
     pub(super) fn wake(&self) {
@@ -174,10 +185,10 @@ impl LiveQueue {
     pub(super) fn join(&mut self, chunks: Vec<Chunk>) {
         if matches!(self.mode, Mode::Joining(_)) {
             self.mode = Mode::Live;
-            self.wake();
             for chunk in chunks {
                 self.push(chunk);
             }
+            self.wake_noted();
         }
     }
 
@@ -204,9 +215,14 @@ impl LiveQueue {
         }
     }
 
-    fn take(&mut self) -> VecDeque<Chunk> {
-        self.count = 0;
-        let chunks = std::mem::take(&mut self.chunks);
+    /// Takes what belongs to batches that are dispatched in full. The references to a batch come topic by topic: with
+    /// only some of them, floor and order would pass over the others.
+    fn take(&mut self, dispatched: Mark) -> VecDeque<Chunk> {
+        let is_whole = |chunk: &Chunk| chunk.early || chunk.batch.end <= dispatched;
+        let whole = self.chunks.iter().take_while(|chunk| is_whole(chunk)).count();
+        let rest = self.chunks.split_off(whole);
+        let chunks = std::mem::replace(&mut self.chunks, rest);
+        self.count = self.chunks.iter().map(Chunk::len).sum();
         if chunks.len() < 2 {
             return chunks;
         }
@@ -600,11 +616,12 @@ impl<'a> Puller<'a> {
             match queue.mode {
                 Mode::Absent | Mode::Joining(_) => return Need::Nothing { more: false },
                 Mode::Live => {
-                    if queue.chunks.is_empty() {
+                    let chunks = queue.take(dispatched);
+                    if chunks.is_empty() {
                         state.position.floor = state.position.floor.max(dispatched);
                         return Need::Nothing { more: false };
                     }
-                    state.pending = queue.take();
+                    state.pending = chunks;
                 }
                 Mode::Dropped(from) => {
                     queue.mode = Mode::Lagging;
@@ -843,7 +860,10 @@ impl<'a> Puller<'a> {
     fn serve_behind(&mut self, log: LogId, more: bool, buf: &ReadBuf) {
         let mut state = self.session.state.lock();
         let state = &mut *state;
-        let Some(topic) = self.shared.topics.by_log(log).filter(|_| state.epoch == self.epoch) else {
+        if state.epoch != self.epoch {
+            return;
+        }
+        let Some(topic) = self.shared.topics.by_log(log) else {
             state.position.drop_of(log);
             return;
         };
@@ -856,12 +876,12 @@ impl<'a> Puller<'a> {
                 body: buf.body(record),
                 from: From::Behind,
             };
-            let waits = matches!(self.offer(state, &candidate), Offer::Full) || !self.has_room(state, log);
-            if waits && state.position.of(log) == Some(Explicit::Behind(record.position)) {
+            if matches!(self.offer(state, &candidate), Offer::Full) {
+                state.position.set(log, Explicit::Behind(record.position));
                 return;
             }
             state.position.set(log, Explicit::Behind(record.position.next()));
-            if waits || self.sink.is_full() {
+            if !self.has_room(state, log) || self.sink.is_full() {
                 return;
             }
         }
@@ -1031,7 +1051,8 @@ impl<'a> Puller<'a> {
                 let matched = state.subscriptions.of_topic(&topic);
                 (matched.oldest_start(), state.position.of(topic.log))
             };
-            if start == Mark::END || matches!(explicit, Some(Explicit::Behind(_))) {
+            // Also what waits behind the floor: it may catch up while this step is under way, and goes on with it then.
+            if start == Mark::END {
                 continue;
             }
             let next = match first {

@@ -31,7 +31,7 @@ pub(super) struct Dispatcher {
     dropped_bytes: usize,
     /// Early runs that are not durable yet, with how many of their records are not.
     early: VecDeque<(Arc<Batch>, usize)>,
-    /// Sessions that wait for a first message, and groups that read the log: woken when the batch is dispatched.
+    /// Sessions with something in the present batch, and groups that read the log: woken when it is dispatched.
     waiting: Vec<Arc<Session>>,
     groups_behind: Vec<Arc<ShareGroup>>,
     /// Scratch: entries of a batch by topic.
@@ -113,14 +113,18 @@ impl Dispatcher {
         }
         self.hand_out(batch, None);
         self.shared.set_dispatched(batch.end);
-        // Those who read the log themselves find the batch only now.
-        for session in self.waiting.drain(..) {
-            session.queue.lock().wake();
-        }
+        // Only now the batch is there in full, for those with references and for those who read the log themselves.
+        self.wake_waiting();
         for group in self.groups_behind.drain(..) {
             group.wake_members();
         }
         self.keep(batch);
+    }
+
+    fn wake_waiting(&mut self) {
+        for session in self.waiting.drain(..) {
+            session.queue.lock().wake_noted();
+        }
     }
 
     fn reference(&mut self, topic: &Arc<Topic>, place: usize) {
@@ -170,6 +174,7 @@ impl Dispatcher {
             }
         }
         self.hand_out(&batch, Some(self.shared.dispatched()));
+        self.wake_waiting();
         let count = batch.entries.len();
         self.early.push_back((batch, count));
     }
