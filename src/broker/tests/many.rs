@@ -31,6 +31,10 @@ async fn publish_all(mut client: Client, number: usize, classes: &'static [Qos])
         .await;
 }
 
+fn is_due(rounds: usize, every: usize) -> bool {
+    rounds.is_multiple_of(every)
+}
+
 struct Checked {
     next: Vec<usize>,
     position: u64,
@@ -76,13 +80,13 @@ async fn subscribe_all(world: Arc<World>, number: usize) {
                 }
             }
             // Goes and returns, everything acknowledged; sometimes it takes its own session over.
-            2 if rounds % 20 == 0 => {
+            2 if is_due(rounds, 20) => {
                 while client.pump().await {}
                 while let Some(got) = client.got.pop_front() {
                     checked.check(&name, &got);
                 }
                 if client.staged.is_none() && client.connection.waiting_replies() == 0 {
-                    if rounds % 40 == 0 {
+                    if is_due(rounds, 40) {
                         let old = std::mem::replace(&mut client, world.connect(&name).await);
                         drop(old);
                     } else {

@@ -4,6 +4,14 @@
 //! Nothing sleeps. A [`Client`] waits for its signal until what the test asks for is there, and [`Client::quiet`]
 //! brings it to where nothing is left to do.
 
+#![expect(
+    clippy::duration_suboptimal_units,
+    clippy::manual_assert,
+    clippy::match_same_arms,
+    clippy::single_match_else,
+    reason = "tests read like the specification they hold: seconds, and an arm per class"
+)]
+
 mod delivery;
 mod expiry;
 mod many;
@@ -342,8 +350,8 @@ impl Client {
             match one {
                 Sent::Message(got) => {
                     match got.qos {
-                        _ if !self.acks => {}
                         QOS0 => {}
+                        _ if !self.acks => {}
                         QOS1 => assert!(self.connection.puback(got.id.unwrap())),
                         QOS2 => self.connection.pubrec(got.id.unwrap(), false),
                     }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn retain<'a>(qos: Qos, payload: &'a [u8]) -> Publish<'a> {
+fn retain(qos: Qos, payload: &[u8]) -> Publish<'_> {
     Publish {
         retain: true,
         ..message(qos, payload)

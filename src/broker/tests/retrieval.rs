@@ -225,7 +225,7 @@ async fn a_manual_retrieval_comes_again_until_its_token_is_passed() {
     let mut world = World::new().await;
     world.api_session("api").await;
     world.api_subscribe("api", "t/#").await;
-    let mut publisher = published(&world, 6).await;
+    published(&world, 6).await;
     let manual = Fetch {
         manual: true,
         ..fetch("api", 4)
@@ -236,7 +236,7 @@ async fn a_manual_retrieval_comes_again_until_its_token_is_passed() {
     assert_eq!(texts(&again), ["0", "1", "2", "3"]);
     assert!(again.messages.iter().all(|message| message.redelivered));
     world.crash().await;
-    publisher = world.connect("p").await;
+    let mut publisher = world.connect("p").await;
     publisher.publish("t/0", QOS1, "6").await;
     let with_token = Fetch {
         acknowledge_token: first.acknowledge_token.clone(),

@@ -2,6 +2,8 @@
 
 use super::*;
 
+/// Messages of the test on several threads.
+const COUNT: usize = 10_000;
 const FILTER: &str = "$share/g/t/#";
 
 async fn member(world: &World, name: &str) -> Client {
@@ -224,7 +226,6 @@ async fn members_on_several_threads_share_everything_without_loss_or_double() {
     let mut tasks = Vec::new();
     let (done, _) = tokio::sync::watch::channel(0_usize);
     let done = Arc::new(done);
-    const COUNT: usize = 10_000;
     for number in 0..5 {
         let mut member = member(&world, &format!("m{number}")).await;
         let done = Arc::clone(&done);
