@@ -389,7 +389,7 @@ async fn concurrent_retrievals_have_disjoint_batches() {
     let (a, b, c, d) = tokio::join!(fetch(), fetch(), fetch(), fetch());
     let mut all: Vec<String> = [a, b, c, d]
         .iter()
-        .flat_map(|batch| payloads(batch))
+        .flat_map(payloads)
         .map(|payload| payload.as_str().unwrap().to_owned())
         .collect();
     all.sort();
