@@ -1128,7 +1128,8 @@ impl<'a> Puller<'a> {
                 }
                 (start, state.position.of(topic.log))
             };
-            if start >= upto || matches!(explicit, Some(Explicit::Behind(_))) {
+            // Also what waits behind the floor: it may catch up while this step is under way, and goes on with it then.
+            if start >= upto {
                 continue;
             }
             let next = match first {
