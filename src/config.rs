@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
+use crate::bench::args::BenchArgs;
+
 /// The command line.
 #[derive(Parser, Debug)]
 #[command(
@@ -33,6 +35,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Set the password of an account; the broker must be stopped. Reads the new password from standard input.
     Passwd(PasswdArgs),
+    /// Measure a broker, the disk or the bare log.
+    Bench(BenchArgs),
 }
 
 /// Settings of `serve`.

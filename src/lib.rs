@@ -22,4 +22,6 @@ pub mod frontend;
 pub mod config;
 pub mod server;
 
+pub mod bench;
+
 pub mod clock;

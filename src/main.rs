@@ -1,5 +1,6 @@
 //! The program: reads its settings, runs the server, turns a failure into an exit code.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         None => runtime.block_on(serve(&command_line.serve)),
         Some(Command::Serve(args)) => runtime.block_on(serve(&args)),
         Some(Command::Passwd(args)) => runtime.block_on(passwd(&args)),
+        Some(Command::Bench(args)) => evermq::bench::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

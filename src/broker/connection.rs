@@ -137,7 +137,13 @@ pub struct Connection {
     generation: u32,
     publishes: Commit,
     publish_replies: Vec<Reply>,
+    /// Packet ids of `QoS` 2 messages in `publishes`: the session holds them once the commit is handed over.
+    received: Vec<u16>,
     changes: Commit,
+    /// Packet ids whose release is in `changes`.
+    released: Vec<u16>,
+    /// States of exchanges have changed, and go with `changes`.
+    exchanges_moved: bool,
     change_replies: Vec<Reply>,
     replies: VecDeque<(Ticket, Vec<Reply>)>,
     last_ticket: Ticket,
@@ -184,7 +190,10 @@ impl Broker {
                 generation: opened.generation,
                 publishes: shared.store.begin(Class::A),
                 publish_replies: Vec::new(),
+                received: Vec::new(),
                 changes: shared.store.begin(Class::B),
+                released: Vec::new(),
+                exchanges_moved: false,
                 change_replies: Vec::new(),
                 replies: VecDeque::new(),
                 last_ticket: opened.ticket,
@@ -253,13 +262,16 @@ impl Shared {
         state.connect_mark = self.store.mark();
         state.epoch += 1;
         state.will.clone_from(&connect.will);
-        self.put_will(session, state, &mut commit);
+        Self::put_will(session, state, &mut commit);
         if state.is_stored() {
             commit.put(
                 rows::SESSION,
                 &rows::key(session.id.0),
                 &state.row(&session.name, session.kind).to_row(),
             );
+            if !was_stored && !made {
+                self.store_everything(session, state, &mut commit);
+            }
             persist(self, session, state, &mut commit);
         } else if was_stored {
             self.delete_rows(session, state, &mut commit);
@@ -393,7 +405,7 @@ impl Connection {
     /// # Errors
     /// For `QoS` 0, which has no reply: why the message is dropped.
     pub fn publish(&mut self, name: &str, packet_id: u16, message: &Publish<'_>) -> Result<(), PublishRefused> {
-        if !self.changes.is_empty() {
+        if !self.changes.is_empty() || !self.change_replies.is_empty() {
             self.flush();
         }
         let topic = match &self.last_topic {
@@ -417,16 +429,18 @@ impl Connection {
         };
         let mut once = None;
         if message.qos == Qos::ExactlyOnce {
-            let mut state = self.session.state.lock();
+            let state = self.session.state.lock();
             if state.epoch != self.epoch {
                 return Ok(());
             }
-            if !state.inbound.insert(packet_id) {
-                drop(state);
+            let held = state.inbound.contains(&packet_id);
+            drop(state);
+            if held || self.received.contains(&packet_id) {
                 self.publish_replies
                     .push(Reply::Pubrec(packet_id, PublishOutcome::Accepted));
                 return Ok(());
             }
+            self.received.push(packet_id);
             let key = OnceKey {
                 owner: self.session.id.0,
                 generation: self.generation,
@@ -434,8 +448,7 @@ impl Connection {
             };
             once = self.stored.then_some(key);
         }
-        self.shared
-            .queue_message(&mut self.publishes, &topic, publisher, message, once);
+        Shared::queue_message(&mut self.publishes, &topic, publisher, message, once);
         self.published += 1;
         let outcome = if topic.matches(&self.shared.tree).any {
             PublishOutcome::Accepted
@@ -465,7 +478,10 @@ impl Connection {
         if !self.publishes.is_empty() || !self.publish_replies.is_empty() {
             self.flush();
         }
-        let known = self.session.state.lock().inbound.remove(&packet_id);
+        let known = self.session.state.lock().inbound.contains(&packet_id) && !self.released.contains(&packet_id);
+        if known {
+            self.released.push(packet_id);
+        }
         if known && self.stored {
             let key = OnceKey {
                 owner: self.session.id.0,
@@ -490,11 +506,7 @@ impl Connection {
         }
         match self.with_state(|state| state.inflight.pubrec(packet_id, refused)) {
             Acked::Moved => {
-                let mut state = self.session.state.lock();
-                if state.is_stored() {
-                    persist(&self.shared, &self.session, &mut state, &mut self.changes);
-                }
-                drop(state);
+                self.exchanges_moved = true;
                 self.change_replies.push(Reply::Pubrel(packet_id, true));
             }
             Acked::Again => self.change_replies.push(Reply::Pubrel(packet_id, true)),
@@ -598,36 +610,71 @@ impl Connection {
             }
             self.published = 0;
         }
-        if !self.publishes.is_empty() || !self.publish_replies.is_empty() {
-            let mut commit = std::mem::replace(&mut self.publishes, self.shared.store.begin(Class::A));
-            let mut replies = std::mem::take(&mut self.publish_replies);
-            if replies.is_empty() {
-                commit.lazy();
-            }
-            match self.hand_over(commit) {
-                Ok(()) => {}
-                Err(refused) => self.refuse_run(&mut replies, &refused),
-            }
-            self.queue_replies(replies);
-        }
-        if !self.changes.is_empty() || !self.change_replies.is_empty() {
-            let commit = std::mem::replace(&mut self.changes, self.shared.store.begin(Class::B));
-            let replies = std::mem::take(&mut self.change_replies);
-            if let Err(refused) = self.hand_over(commit) {
-                tracing::warn!(%refused, client = self.client_name(), "a change of a session cannot be stored");
-                self.signal.close(Closing::StoreFailed);
-                return;
-            }
-            self.queue_replies(replies);
-        }
+        self.flush_publishes();
+        self.flush_changes();
         self.save_positions();
     }
 
-    fn hand_over(&mut self, commit: Commit) -> Result<(), Refused> {
+    fn flush_publishes(&mut self) {
+        if self.publishes.is_empty() && self.publish_replies.is_empty() {
+            return;
+        }
+        let mut commit = std::mem::replace(&mut self.publishes, self.shared.store.begin(Class::A));
+        let mut replies = std::mem::take(&mut self.publish_replies);
+        let received = std::mem::take(&mut self.received);
+        if replies.is_empty() {
+            commit.lazy();
+        }
+        let session = Arc::clone(&self.session);
+        let mut state = session.state.lock();
+        // Under the lock: after a take-over the new connection alone says what the session has received.
+        if state.epoch != self.epoch {
+            return;
+        }
+        match self.hand_over(commit, &mut state, !replies.is_empty()) {
+            Ok(()) => state.inbound.extend(received),
+            Err(refused) => refuse_run(&mut replies, &received, &refused),
+        }
+        drop(state);
+        self.queue_replies(replies);
+    }
+
+    fn flush_changes(&mut self) {
+        if self.changes.is_empty() && self.change_replies.is_empty() {
+            return;
+        }
+        let mut commit = std::mem::replace(&mut self.changes, self.shared.store.begin(Class::B));
+        let replies = std::mem::take(&mut self.change_replies);
+        let released = std::mem::take(&mut self.released);
+        let session = Arc::clone(&self.session);
+        let mut state = session.state.lock();
+        if state.epoch != self.epoch {
+            return;
+        }
+        if std::mem::take(&mut self.exchanges_moved) {
+            persist(&self.shared, &session, &mut state, &mut commit);
+        }
+        for id in released {
+            state.inbound.remove(&id);
+        }
+        if let Err(refused) = self.hand_over(commit, &mut state, true) {
+            drop(state);
+            tracing::warn!(%refused, client = self.client_name(), "a change of a session cannot be stored");
+            self.signal.close(Closing::StoreFailed);
+            return;
+        }
+        drop(state);
+        self.queue_replies(replies);
+    }
+
+    /// `awaited`: replies wait for the commit.
+    fn hand_over(&mut self, commit: Commit, state: &mut SessionState, awaited: bool) -> Result<(), Refused> {
         if !commit.is_empty() {
             let ticket = self.shared.store.commit(commit)?;
-            self.session.state.lock().last_write = ticket.clone();
-            self.last_ticket = ticket;
+            state.last_write = ticket.clone();
+            if awaited {
+                self.last_ticket = ticket;
+            }
         }
         Ok(())
     }
@@ -636,20 +683,6 @@ impl Connection {
         if !replies.is_empty() {
             self.shared.store.notify(&self.last_ticket, self.waiter);
             self.replies.push_back((self.last_ticket.clone(), replies));
-        }
-    }
-
-    fn refuse_run(&self, replies: &mut [Reply], refused: &Refused) {
-        let outcome = PublishOutcome::Refused(PublishRefused::Store(StoreFailed::Refused(refused.clone())));
-        for reply in replies {
-            match reply {
-                Reply::Puback(_, held) => *held = outcome.clone(),
-                Reply::Pubrec(id, held) => {
-                    self.session.state.lock().inbound.remove(id);
-                    *held = outcome.clone();
-                }
-                _ => {}
-            }
         }
     }
 
@@ -669,10 +702,19 @@ impl Connection {
         let mut commit = self.shared.store.begin(Class::B);
         commit.lazy();
         persist(&self.shared, &self.session, &mut state, &mut commit);
+        for held in &state.subscriptions.shared {
+            if let Some(group) = self.shared.groups.get(&held.filter) {
+                group.persist(&self.shared, &mut commit);
+            }
+        }
+        // Handed over under the lock, so that no newer state of the session stands before it.
+        let written = if commit.is_empty() {
+            Ok(())
+        } else {
+            self.shared.store.commit(commit).map(drop)
+        };
         drop(state);
-        if !commit.is_empty()
-            && let Err(refused) = self.shared.store.commit(commit)
-        {
+        if let Err(refused) = written {
             tracing::warn!(%refused, client = self.client_name(), "positions cannot be stored");
         }
     }
@@ -691,12 +733,11 @@ impl Connection {
     /// The next reply whose records are durable.
     pub fn next_replies(&mut self) -> Option<Vec<Reply>> {
         let (ticket, _) = self.replies.front()?;
-        match self.shared.store.outcome(ticket)? {
-            Ok(()) => self.replies.pop_front().map(|(_, replies)| replies),
-            Err(_) => {
-                self.signal.close(Closing::StoreFailed);
-                None
-            }
+        if let Ok(()) = self.shared.store.outcome(ticket)? {
+            self.replies.pop_front().map(|(_, replies)| replies)
+        } else {
+            self.signal.close(Closing::StoreFailed);
+            None
         }
     }
 
@@ -738,12 +779,27 @@ impl Connection {
     }
 }
 
+/// Nothing of a run was stored; what was received before it stays so.
+fn refuse_run(replies: &mut [Reply], received: &[u16], refused: &Refused) {
+    let outcome = PublishOutcome::Refused(PublishRefused::Store(StoreFailed::Refused(refused.clone())));
+    for reply in replies {
+        match reply {
+            Reply::Puback(_, held) => *held = outcome.clone(),
+            Reply::Pubrec(id, held) if received.contains(id) => *held = outcome.clone(),
+            _ => {}
+        }
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Without `end` the connection was lost.
-        let ending = Ending::WithWill {
-            session_expiry_seconds: None,
-            reason: "connection lost",
+        // Without `end` the connection was lost, or cut off at a stop.
+        let ending = match self.signal.closing() {
+            Some(Closing::ShuttingDown) => Ending::ServerStops,
+            _ => Ending::WithWill {
+                session_expiry_seconds: None,
+                reason: "connection lost",
+            },
         };
         self.shared.disconnect(&self.session, self.epoch, ending);
         self.shared.remove_waiter(self.waiter);

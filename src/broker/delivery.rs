@@ -20,14 +20,16 @@ use super::message::{Delivery, Qos};
 use super::position::{EXPLICIT_COUNT_MAX, Explicit};
 use super::rows::StoredRow;
 use super::rows::record::Record;
-use super::rows::session::{DueRow, PositionRow, SubscriptionRow, TotalsRow};
+use super::rows::session::{DueRow, PositionRow, SubscriptionRow};
 use super::rows::{self};
 use super::session::{Session, SessionKind, SessionState, Signal};
 use super::shared_group::Waiting;
 use super::subscription::{RetainedDue, SubscriptionOptions};
 use super::topic::Topic;
 use super::topic_filter::TopicFilter;
-use crate::store::{At, Batch, Class, Commit, Limit, LogId, Mark, Offset, ReadBuf, ReadRecord, Ticket};
+use crate::store::{
+    At, Batch, Class, Commit, Error, Limit, LogId, Mark, Offset, Progress, ReadBuf, ReadRecord, Ticket,
+};
 
 /// References a live session may hold before it lags.
 pub const LIVE_REFERENCES_MAX: usize = 4_096;
@@ -144,14 +146,38 @@ pub struct LiveQueue {
     chunks: VecDeque<Chunk>,
     count: usize,
     pub(super) signal: Option<Arc<Signal>>,
+    /// The dispatcher has it on its list of whom to wake.
+    touched: bool,
+    /// References before this mark are to be let go of: their batches leave the ring.
+    oldest: Mark,
 }
 
 impl LiveQueue {
-    /// Hands references to a live session and wakes it; one that has too many drops them and lags. `true`: it reads
-    /// the log itself and is to be woken when the batch is dispatched.
+    /// Hands references to a live session; one that has too many drops them and lags. `true`: it is to be woken when
+    /// the batch is dispatched, and stands on nobody's list for that yet.
     pub(super) fn push(&mut self, chunk: Chunk) -> bool {
+        match self.mode {
+            Mode::Live => self.add(chunk),
+            Mode::Lagging if self.signal.is_some() => {}
+            Mode::Absent | Mode::Lagging | Mode::Joining(_) | Mode::Dropped(_) => return false,
+        }
+        !std::mem::replace(&mut self.touched, true)
+    }
+
+    /// A session that reads the log itself has something to read when the batch is dispatched; as [`LiveQueue::push`].
+    pub(super) fn touch_lagging(&mut self) -> bool {
+        self.mode == Mode::Lagging && self.signal.is_some() && !std::mem::replace(&mut self.touched, true)
+    }
+
+    /// Wakes who is on the dispatcher's list.
+    pub(super) fn wake_touched(&mut self) {
+        self.touched = false;
+        self.wake();
+    }
+
+    fn add(&mut self, chunk: Chunk) {
         if self.mode != Mode::Live {
-            return self.mode == Mode::Lagging && self.signal.is_some();
+            return;
         }
         self.count += chunk.len();
         self.chunks.push_back(chunk);
@@ -160,8 +186,6 @@ impl LiveQueue {
             self.drop_references();
             self.mode = Mode::Dropped(from);
         }
-        self.wake();
-        false
     }
 
     pub(super) fn wake(&self) {
@@ -171,13 +195,13 @@ impl LiveQueue {
     }
 
     /// Makes a waiting session live, with what lies behind its read mark.
-    pub(super) fn join(&mut self, chunks: Vec<Chunk>) {
-        if matches!(self.mode, Mode::Joining(_)) {
+    pub(super) fn join(&mut self, from: Mark, chunks: Vec<Chunk>) {
+        if self.mode == Mode::Joining(from) {
             self.mode = Mode::Live;
-            self.wake();
             for chunk in chunks {
-                self.push(chunk);
+                self.add(chunk);
             }
+            self.wake();
         }
     }
 
@@ -196,17 +220,25 @@ impl LiveQueue {
 
     /// Drops references to a batch about to leave the ring: the session lags.
     pub(super) fn keep_from(&mut self, oldest: Mark) {
-        if self.mode == Mode::Live && self.chunks.front().is_some_and(|chunk| chunk.floor() < oldest) {
-            let from = self.chunks.front().map_or(Mark::START, Chunk::floor);
+        if self.mode != Mode::Live {
+            return;
+        }
+        self.oldest = oldest;
+        if let Some(from) = self.chunks.front().map(Chunk::floor).filter(|from| *from < oldest) {
             self.drop_references();
             self.mode = Mode::Dropped(from);
-            self.wake();
         }
+        // What it has taken and not handed out it lets go of itself.
+        self.wake();
     }
 
-    fn take(&mut self) -> VecDeque<Chunk> {
-        self.count = 0;
-        let chunks = std::mem::take(&mut self.chunks);
+    /// Takes the references of batches that are dispatched as a whole: only behind such a batch may a floor stand.
+    fn take(&mut self, dispatched: Mark) -> VecDeque<Chunk> {
+        let whole = |chunk: &Chunk| chunk.early || chunk.batch.end <= dispatched;
+        let count = self.chunks.iter().take_while(|chunk| whole(chunk)).count();
+        let left = self.chunks.split_off(count);
+        let chunks = std::mem::replace(&mut self.chunks, left);
+        self.count = self.chunks.iter().map(Chunk::len).sum();
         if chunks.len() < 2 {
             return chunks;
         }
@@ -238,7 +270,6 @@ struct Source {
 /// A stretch of the log that a lagging session reads, merged into log order.
 pub struct Step {
     upto: Mark,
-    floor: Mark,
     sources: Vec<Source>,
     heads: BinaryHeap<Reverse<(Mark, usize)>>,
     unfilled: Vec<usize>,
@@ -317,6 +348,7 @@ enum Need {
         log: LogId,
         next: Offset,
     },
+    /// Finds the next stretch of the log.
     BeginStep,
     Fill {
         source: usize,
@@ -334,6 +366,7 @@ pub(super) struct Puller<'a> {
     pub(super) epoch: u64,
     pub(super) sink: &'a mut dyn DeliverySink,
     pub(super) handed: usize,
+    began: bool,
     needs_sync: bool,
     took_shared: bool,
     now_ms: i64,
@@ -353,6 +386,7 @@ impl<'a> Puller<'a> {
             epoch,
             sink,
             handed: 0,
+            began: false,
             needs_sync: false,
             took_shared: false,
             now_ms,
@@ -391,29 +425,46 @@ impl<'a> Puller<'a> {
                         bytes: STEP_BYTES,
                         before,
                     };
-                    let progress = self.shared.store.read(log, next, limit, &mut buf).await;
-                    self.serve_behind(log, progress.map(|progress| progress.more).unwrap_or(false), &buf);
+                    match self.shared.store.read(log, next, limit, &mut buf).await {
+                        Ok(progress) => self.serve_behind(log, progress.more, before, &buf),
+                        Err(Error::NoLog(_)) => self.serve_behind(log, false, before, &ReadBuf::default()),
+                        Err(error) => break self.cannot_read(&error),
+                    }
                 }
-                Need::BeginStep => self.begin_step().await,
+                Need::BeginStep => {
+                    if let Err(error) = self.begin_step().await {
+                        break self.cannot_read(&error);
+                    }
+                }
                 Need::Fill {
                     source,
                     log,
                     next,
                     limit,
                 } => {
-                    let progress = self.shared.store.read(log, next, limit, &mut buf).await;
+                    let progress = match self.shared.store.read(log, next, limit, &mut buf).await {
+                        Ok(progress) => progress,
+                        Err(Error::NoLog(_)) => Progress { next, more: false },
+                        Err(error) => break self.cannot_read(&error),
+                    };
                     let mut state = self.session.state.lock();
-                    if let Some(step) = &mut state.step {
-                        match progress {
-                            Ok(progress) => step.filled(source, progress.next, progress.more, std::mem::take(&mut buf)),
-                            Err(_) => step.filled(source, next, false, ReadBuf::default()),
-                        }
+                    // After a take-over the step is another one.
+                    if state.epoch == self.epoch
+                        && let Some(step) = &mut state.step
+                    {
+                        step.filled(source, log, progress, std::mem::take(&mut buf));
                     }
                 }
             }
         };
         let more = if more { true } else { self.pull_shared(&mut buf).await };
         self.finish(more)
+    }
+
+    /// The log cannot be read: the session stays where it is, and tries again when it is woken next.
+    fn cannot_read(&self, error: &Error) -> bool {
+        tracing::error!(%error, session = &*self.session.name, "cannot read the log");
+        false
     }
 
     /// Takes messages of the session's share groups, within its window. `true`: there may be more.
@@ -440,14 +491,19 @@ impl<'a> Puller<'a> {
                 let link = state.link.as_ref().filter(|_| state.epoch == self.epoch);
                 link.map_or(0, |link| link.receive_maximum.saturating_sub(link.outstanding))
             };
-            let taken = group.take(self.shared, self.session.id, room.min(GROUP_TAKE_MAX)).await;
+            if room == 0 {
+                group.pass_on(self.session.id);
+                continue;
+            }
+            let mut taken = group.take(self.shared, self.session.id, room.min(GROUP_TAKE_MAX)).await;
             more |= !taken.is_empty();
             self.took_shared |= !taken.is_empty();
-            for one in taken {
+            while let Some(one) = taken.peek() {
                 let read = self.read_one(one.log, one.position, buf).await;
                 if self.hand_shared(&filter, &options, &one, read.as_ref().map(|record| (record, &*buf))) {
                     group.acked(one.log, one.position);
                 }
+                taken.pass();
             }
         }
         more
@@ -523,15 +579,14 @@ impl<'a> Puller<'a> {
         let mut state = self.session.state.lock();
         if self.handed > 0 {
             state.unsaved += self.handed;
-            count_received(&mut state.totals, self.handed as u64, self.now_ms);
-            state.totals_changed = true;
+            state.count_received(self.handed as u64, self.now_ms);
         }
         let mut ticket = None;
         if self.needs_sync && state.is_stored() {
             let mut commit = self.shared.store.begin(Class::B);
             persist(self.shared, self.session, &mut state, &mut commit);
             if self.took_shared {
-                self.shared.groups.persist(&mut commit);
+                self.shared.groups.persist(self.shared, &mut commit);
             }
             ticket = self.shared.store.commit(commit).ok();
             if let Some(ticket) = &ticket {
@@ -575,6 +630,7 @@ impl<'a> Puller<'a> {
         if self.sink.is_full() {
             return Need::Nothing { more: true };
         }
+        self.let_go(&mut state);
         if let Some(need) = self.next_resend(&mut state) {
             return need;
         }
@@ -585,15 +641,15 @@ impl<'a> Puller<'a> {
             return need;
         }
         loop {
-            if !state.pending.is_empty() {
-                if let Some(need) = self.hand_pending(&mut state) {
-                    return need;
-                }
+            if !state.pending.is_empty()
+                && let Some(need) = self.hand_pending(&mut state)
+            {
+                return need;
             }
-            if state.step.is_some() {
-                if let Some(need) = self.hand_step(&mut state) {
-                    return need;
-                }
+            if state.step.is_some()
+                && let Some(need) = self.hand_step(&mut state)
+            {
+                return need;
             }
             let dispatched = self.shared.dispatched();
             let mut queue = self.session.queue.lock();
@@ -602,13 +658,18 @@ impl<'a> Puller<'a> {
                 Mode::Live => {
                     if queue.chunks.is_empty() {
                         state.position.floor = state.position.floor.max(dispatched);
+                        pass_early(&mut state);
                         return Need::Nothing { more: false };
                     }
-                    state.pending = queue.take();
+                    state.pending = queue.take(dispatched);
+                    if state.pending.is_empty() {
+                        // Its batch is being dispatched; the session is woken behind it.
+                        return Need::Nothing { more: false };
+                    }
                 }
                 Mode::Dropped(from) => {
                     queue.mode = Mode::Lagging;
-                    state.position.floor = from;
+                    state.position.floor = state.position.floor.max(from);
                     lag(&mut state);
                 }
                 Mode::Lagging if state.position.floor < dispatched => return Need::BeginStep,
@@ -622,6 +683,24 @@ impl<'a> Puller<'a> {
                     return Need::Nothing { more: false };
                 }
             }
+        }
+    }
+
+    /// Drops references whose batches leave the ring: the session reads the log from there.
+    fn let_go(&self, state: &mut SessionState) {
+        let Some(from) = state.pending.front().map(Chunk::floor) else {
+            return;
+        };
+        let mut queue = self.session.queue.lock();
+        if from < queue.oldest {
+            queue.drop_references();
+            if matches!(queue.mode, Mode::Live | Mode::Dropped(_)) {
+                queue.mode = Mode::Lagging;
+            }
+            drop(queue);
+            state.position.floor = state.position.floor.max(from);
+            state.pending.clear();
+            lag(state);
         }
     }
 
@@ -684,6 +763,8 @@ impl<'a> Puller<'a> {
             }
         } else {
             state.inflight.complete(id);
+            state.unsaved += 1;
+            self.shared.group_acked(state, id, outgoing);
         }
         if let Some(link) = &mut state.link {
             link.resend.pop_front();
@@ -691,10 +772,15 @@ impl<'a> Puller<'a> {
     }
 
     fn next_retained(&mut self, state: &mut SessionState) -> Option<Need> {
+        if !state.retained_due {
+            return None;
+        }
         if let Some(link) = &state.link
             && link.outstanding >= link.receive_maximum
         {
-            return None;
+            // Nothing may pass what is due: a topic's state never goes backwards for a subscriber.
+            let due = state.subscriptions.all().any(|held| held.due.is_some());
+            return due.then_some(Need::Nothing { more: false });
         }
         let mut subscriptions: Vec<_> = state
             .subscriptions
@@ -728,6 +814,7 @@ impl<'a> Puller<'a> {
                 state.unsaved += 1;
             }
         }
+        state.retained_due = false;
         None
     }
 
@@ -804,7 +891,7 @@ impl<'a> Puller<'a> {
             self.handed += 1;
             return true;
         }
-        if self.handed == 0 {
+        if !std::mem::replace(&mut self.began, true) {
             state.inflight.begin_pull();
         }
         let Some(id) = state.inflight.add(outgoing) else {
@@ -831,8 +918,8 @@ impl<'a> Puller<'a> {
         if full || state.position.explicit_count() == 0 {
             return None;
         }
-        let waiting = state.position.behind();
-        let (log, next) = waiting.into_iter().find(|(log, _)| self.has_room(state, *log))?;
+        let mut waiting = state.position.behind();
+        let (log, next) = waiting.find(|(log, _)| self.has_room(state, *log))?;
         Some(Need::Behind { log, next })
     }
 
@@ -840,10 +927,14 @@ impl<'a> Puller<'a> {
         (state.inflight.of_topic(log) as usize) < self.shared.settings.inflight_count_max
     }
 
-    fn serve_behind(&mut self, log: LogId, more: bool, buf: &ReadBuf) {
+    /// Hands out what waits behind the floor on one topic; `before` is the floor up to which was read.
+    fn serve_behind(&mut self, log: LogId, more: bool, before: Mark, buf: &ReadBuf) {
         let mut state = self.session.state.lock();
         let state = &mut *state;
-        let Some(topic) = self.shared.topics.by_log(log).filter(|_| state.epoch == self.epoch) else {
+        if state.epoch != self.epoch {
+            return;
+        }
+        let Some(topic) = self.shared.topics.by_log(log) else {
             state.position.drop_of(log);
             return;
         };
@@ -856,17 +947,30 @@ impl<'a> Puller<'a> {
                 body: buf.body(record),
                 from: From::Behind,
             };
-            let waits = matches!(self.offer(state, &candidate), Offer::Full) || !self.has_room(state, log);
-            if waits && state.position.of(log) == Some(Explicit::Behind(record.position)) {
+            if matches!(self.offer(state, &candidate), Offer::Full) {
+                state.position.set(log, Explicit::Behind(record.position));
                 return;
             }
             state.position.set(log, Explicit::Behind(record.position.next()));
-            if waits || self.sink.is_full() {
+            if self.sink.is_full() || !self.has_room(state, log) {
                 return;
             }
         }
-        if !more {
-            state.position.drop_of(log);
+        if more {
+            return;
+        }
+        state.position.drop_of(log);
+        if state.early.passed_over.contains(&log) && before < state.early.until {
+            // An early message of the topic was not handed out because this was in its way. It is durable soon: the
+            // session takes its place in the log from the dispatcher again.
+            let mut queue = self.session.queue.lock();
+            queue.drop_references();
+            if matches!(queue.mode, Mode::Live | Mode::Dropped(_)) {
+                queue.mode = Mode::Lagging;
+            }
+            drop(queue);
+            state.pending.clear();
+            lag(state);
         }
     }
 
@@ -897,17 +1001,14 @@ impl<'a> Puller<'a> {
                     if chunk.early {
                         let (log, next) = (topic.log, entry.position.next());
                         note_early(state, log, next);
+                        state.early.until = self.shared.store.mark();
                     }
                 }
                 chunk.next += 1;
             }
-            if chunk.early {
-                state.early.until = self.shared.store.mark();
-            } else {
-                state.position.floor = batch.end;
-                if batch.end >= state.early.until {
-                    state.early.next.clear();
-                }
+            if !chunk.early {
+                state.position.floor = state.position.floor.max(batch.end);
+                pass_early(state);
             }
         }
         None
@@ -935,7 +1036,6 @@ impl<'a> Puller<'a> {
             return Some(need);
         }
         while let Some(Reverse((mark, place))) = step.heads.peek().copied() {
-            step.floor = mark;
             state.position.floor = mark;
             if self.sink.is_full() {
                 state.step = Some(step);
@@ -960,8 +1060,7 @@ impl<'a> Puller<'a> {
             }
             step.heads.pop();
             source.at += 1;
-            step.floor = mark.just_behind();
-            state.position.floor = step.floor;
+            state.position.floor = mark.just_behind();
             match source.buf.records.get(source.at) {
                 Some(record) => step.heads.push(Reverse((record.mark, place))),
                 None if source.more => {
@@ -978,7 +1077,10 @@ impl<'a> Puller<'a> {
     }
 
     /// Finds the next stretch of the log that holds something for a lagging session.
-    async fn begin_step(&mut self) {
+    ///
+    /// A subscription that is not seen here takes effect behind what is dispatched now, hence behind the step.
+    async fn begin_step(&mut self) -> Result<(), Error> {
+        let mut upto = self.shared.dispatched();
         let (floor, few) = {
             let state = self.session.state.lock();
             let subscriptions = &state.subscriptions;
@@ -994,19 +1096,13 @@ impl<'a> Puller<'a> {
             };
             (state.position.floor, few.then_some(names))
         };
-        let mut upto = self.shared.dispatched();
         let mut topics: Vec<(Arc<Topic>, Option<Offset>)> = Vec::new();
         if let Some(named) = few {
-            for topic in named {
-                if self
-                    .shared
-                    .store
-                    .bounds(topic.log)
-                    .is_some_and(|bounds| bounds.newest_mark >= floor)
-                {
-                    topics.push((topic, None));
-                }
-            }
+            let newer = |topic: &Arc<Topic>| {
+                let bounds = self.shared.store.bounds(topic.log);
+                bounds.is_some_and(|bounds| bounds.newest_mark >= floor)
+            };
+            topics.extend(named.into_iter().filter(newer).map(|topic| (topic, None)));
         } else {
             let mut touched = Vec::new();
             let limit = Limit {
@@ -1014,10 +1110,7 @@ impl<'a> Puller<'a> {
                 bytes: 64 << 20,
                 before: upto,
             };
-            match self.shared.store.touched(floor, limit, &mut touched).await {
-                Ok(reached) => upto = reached,
-                Err(error) => tracing::error!(%error, session = &*self.session.name, "cannot read the log"),
-            }
+            upto = self.shared.store.touched(floor, limit, &mut touched).await?;
             for one in touched {
                 if let Some(topic) = self.shared.topics.by_log(one.log) {
                     topics.push((topic, Some(one.first)));
@@ -1029,16 +1122,21 @@ impl<'a> Puller<'a> {
             let (start, explicit) = {
                 let mut state = self.session.state.lock();
                 let matched = state.subscriptions.of_topic(&topic);
-                (matched.oldest_start(), state.position.of(topic.log))
+                let mut start = matched.oldest_start();
+                if start < Mark::END && self.session.kind == SessionKind::Mqtt && !matched.waits() {
+                    start = start.max(state.connect_mark);
+                }
+                (start, state.position.of(topic.log))
             };
-            if start == Mark::END || matches!(explicit, Some(Explicit::Behind(_))) {
+            if start >= upto || matches!(explicit, Some(Explicit::Behind(_))) {
                 continue;
             }
             let next = match first {
                 Some(first) if start <= floor => first,
                 _ => match self.shared.store.locate(topic.log, At::Mark(start.max(floor))).await {
                     Ok(next) => next,
-                    Err(_) => continue,
+                    Err(Error::NoLog(_)) => continue,
+                    Err(error) => return Err(error),
                 },
             };
             let next = match explicit {
@@ -1056,15 +1154,16 @@ impl<'a> Puller<'a> {
         let unfilled = (0..sources.len()).collect();
         let step = Step {
             upto,
-            floor,
             sources,
             heads: BinaryHeap::new(),
             unfilled,
         };
         let mut state = self.session.state.lock();
-        if state.epoch == self.epoch {
+        // Whatever moved the floor meanwhile has made the step void.
+        if state.epoch == self.epoch && state.position.floor == floor {
             state.step = Some(step);
         }
+        Ok(())
     }
 
     /// Hands one message out if a subscription applies and there is room.
@@ -1147,11 +1246,11 @@ impl<'a> Puller<'a> {
 }
 
 impl Step {
-    fn filled(&mut self, place: usize, next: Offset, more: bool, buf: ReadBuf) {
-        self.unfilled.retain(|unfilled| *unfilled != place);
-        if let Some(source) = self.sources.get_mut(place) {
-            source.next = next;
-            source.more = more;
+    fn filled(&mut self, place: usize, log: LogId, progress: Progress, buf: ReadBuf) {
+        if let Some(source) = self.sources.get_mut(place).filter(|source| source.topic.log == log) {
+            self.unfilled.retain(|unfilled| *unfilled != place);
+            source.next = progress.next;
+            source.more = progress.more;
             source.buf = buf;
             source.at = 0;
             match source.buf.records.first() {
@@ -1163,7 +1262,19 @@ impl Step {
     }
 }
 
+/// What was handed out early is durable and behind the floor: there is nothing to remember of it.
+fn pass_early(state: &mut SessionState) {
+    if state.position.floor >= state.early.until {
+        state.early.next.clear();
+        state.early.passed_over.clear();
+    }
+}
+
 fn note_early(state: &mut SessionState, log: LogId, next: Offset) {
+    if matches!(state.position.of(log), Some(Explicit::Behind(_))) {
+        state.early.passed_over.insert(log);
+        return;
+    }
     match state.early.next.iter_mut().rev().find(|(noted, _)| *noted == log) {
         Some((_, noted)) => *noted = next,
         None => state.early.next.push((log, next)),
@@ -1172,6 +1283,7 @@ fn note_early(state: &mut SessionState, log: LogId, next: Offset) {
 
 /// From now on the session reads the log: what it was handed early must not come again.
 pub(super) fn lag(state: &mut SessionState) {
+    state.early.passed_over.clear();
     for (log, next) in std::mem::take(&mut state.early.next) {
         if !matches!(state.position.of(log), Some(Explicit::Behind(_))) {
             state.position.set(log, Explicit::Ahead(next));
@@ -1198,15 +1310,6 @@ fn drop_passed(shared: &Shared, state: &mut SessionState) {
     for log in passed {
         state.position.drop_of(log);
     }
-}
-
-fn count_received(totals: &mut TotalsRow, count: u64, now_ms: i64) {
-    totals.received += count;
-    let [_, _, first, last] = &mut totals.times;
-    if *first == 0 {
-        *first = now_ms;
-    }
-    *last = now_ms;
 }
 
 /// Queues whatever the stored rows of a session do not know yet: floor, explicit positions, what was sent, what

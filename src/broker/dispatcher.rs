@@ -6,13 +6,14 @@
 //! - Early records (`QoS` 0) are handed on where they pass; the durable batch passes over them.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rustc_hash::FxHashMap;
 
 use super::Shared;
 use super::delivery::{Chunk, Mode};
 use super::fold::Origin;
+use super::rows;
 use super::rows::record::Record;
 use super::session::{Closing, Session};
 use super::shared_group::ShareGroup;
@@ -31,9 +32,11 @@ pub(super) struct Dispatcher {
     dropped_bytes: usize,
     /// Early runs that are not durable yet, with how many of their records are not.
     early: VecDeque<(Arc<Batch>, usize)>,
-    /// Sessions that wait for a first message, and groups that read the log: woken when the batch is dispatched.
-    waiting: Vec<Arc<Session>>,
-    groups_behind: Vec<Arc<ShareGroup>>,
+    /// Whom the batch concerns: woken once, when it is dispatched.
+    touched: Vec<Arc<Session>>,
+    groups_touched: Vec<Arc<ShareGroup>>,
+    /// Sessions that were made live, to be told when batches leave the ring.
+    live: Vec<Weak<Session>>,
     /// Scratch: entries of a batch by topic.
     by_topic: Vec<(Arc<Topic>, Vec<u32>)>,
     places: FxHashMap<LogId, usize>,
@@ -47,8 +50,9 @@ impl Dispatcher {
             recent_bytes: 0,
             dropped_bytes: 0,
             early: VecDeque::new(),
-            waiting: Vec::new(),
-            groups_behind: Vec::new(),
+            touched: Vec::new(),
+            groups_touched: Vec::new(),
+            live: Vec::new(),
             by_topic: Vec::new(),
             places: FxHashMap::default(),
         }
@@ -91,10 +95,15 @@ impl Dispatcher {
         let mut topic: Option<Arc<Topic>> = None;
         for (place, entry) in batch.entries.iter().enumerate() {
             if entry.kind != EntryKind::Data {
-                // What stands before a change of subscriptions is handed out by the old ones.
-                self.hand_out(batch, None);
-                self.shared.apply(batch, entry, Origin::Live);
-                topic = None;
+                let row = matches!(entry.kind, EntryKind::Row | EntryKind::RowDeleted);
+                if row && entry.table() == rows::SUBSCRIPTION {
+                    // What stands before a change of subscriptions is handed out by the old ones.
+                    self.hand_out(batch, None);
+                }
+                if !row || entry.table() == rows::SUBSCRIPTION {
+                    self.shared.apply(batch, entry, Origin::Live);
+                    topic = None;
+                }
                 continue;
             }
             if entry.early {
@@ -107,20 +116,41 @@ impl Dispatcher {
             if Record::parse(batch.body(entry)).is_some_and(|record| record.retain) {
                 self.shared.apply(batch, entry, Origin::Live);
             }
-            if !entry.early {
+            if entry.early {
+                self.pass_on_early(batch, topic, place);
+            } else {
                 self.reference(topic, place);
             }
         }
         self.hand_out(batch, None);
         self.shared.set_dispatched(batch.end);
-        // Those who read the log themselves find the batch only now.
-        for session in self.waiting.drain(..) {
-            session.queue.lock().wake();
-        }
-        for group in self.groups_behind.drain(..) {
-            group.wake_members();
-        }
+        self.wake_touched();
         self.keep(batch);
+    }
+
+    /// Only behind a whole batch: those who read the log themselves find it now, and no floor stands within it.
+    fn wake_touched(&mut self) {
+        for session in self.touched.drain(..) {
+            session.queue.lock().wake_touched();
+        }
+        for group in self.groups_touched.drain(..) {
+            group.wake_touched();
+        }
+    }
+
+    /// Live sessions were handed the record early; groups, and who reads the log, get it now.
+    fn pass_on_early(&mut self, batch: &Batch, topic: &Topic, place: usize) {
+        let matches = topic.matches(&self.shared.tree);
+        for session in &matches.connected {
+            if session.queue.lock().touch_lagging() {
+                self.touched.push(Arc::clone(session));
+            }
+        }
+        for group in &matches.groups {
+            if group.hand(batch, topic, &[place as u32]) {
+                self.groups_touched.push(Arc::clone(group));
+            }
+        }
     }
 
     fn reference(&mut self, topic: &Arc<Topic>, place: usize) {
@@ -150,12 +180,12 @@ impl Dispatcher {
                     .lock()
                     .push(Chunk::new(batch, &topic, &entries, early_before))
                 {
-                    self.waiting.push(Arc::clone(session));
+                    self.touched.push(Arc::clone(session));
                 }
             }
             for group in &matches.groups {
                 if early_before.is_none() && group.hand(batch, &topic, &entries) {
-                    self.groups_behind.push(Arc::clone(group));
+                    self.groups_touched.push(Arc::clone(group));
                 }
             }
         }
@@ -170,6 +200,7 @@ impl Dispatcher {
             }
         }
         self.hand_out(&batch, Some(self.shared.dispatched()));
+        self.wake_touched();
         let count = batch.entries.len();
         self.early.push_back((batch, count));
     }
@@ -194,7 +225,13 @@ impl Dispatcher {
         }
         if self.dropped_bytes > RECENT_BYTES / 4 {
             self.dropped_bytes = 0;
-            self.shared.let_go_before(self.oldest());
+            let oldest = self.oldest();
+            self.live.retain(|session| {
+                let Some(session) = session.upgrade() else { return false };
+                let mut queue = session.queue.lock();
+                queue.keep_from(oldest);
+                queue.mode == Mode::Live
+            });
         }
     }
 
@@ -217,7 +254,8 @@ impl Dispatcher {
             }
             // With its references in one step: a session that is live and has none counts as caught up.
             let chunks = self.behind(&session, from);
-            session.queue.lock().join(chunks);
+            session.queue.lock().join(from, chunks);
+            self.live.push(Arc::downgrade(&session));
         }
     }
 
@@ -253,20 +291,23 @@ fn references(
     into: &mut Vec<Chunk>,
 ) {
     let mut by_topic: Vec<(Arc<Topic>, Vec<u32>)> = Vec::new();
+    let mut slots: FxHashMap<LogId, Option<usize>> = FxHashMap::default();
     for (place, entry) in batch.entries.iter().enumerate().skip(skip) {
         if entry.kind != EntryKind::Data {
             continue;
         }
-        if let Some((_, entries)) = by_topic.iter_mut().find(|(topic, _)| topic.log == entry.log) {
+        let slot = *slots.entry(entry.log).or_insert_with(|| {
+            let topic = shared.topics.by_log(entry.log)?;
+            let matches = topic.matches(&shared.tree);
+            // Sorted by number.
+            let held = matches.connected.binary_search_by_key(&session.id, |held| held.id);
+            held.ok().map(|_| {
+                by_topic.push((topic, Vec::new()));
+                by_topic.len() - 1
+            })
+        });
+        if let Some((_, entries)) = slot.and_then(|slot| by_topic.get_mut(slot)) {
             entries.push(place as u32);
-        } else if let Some(topic) = shared.topics.by_log(entry.log)
-            && topic
-                .matches(&shared.tree)
-                .connected
-                .iter()
-                .any(|held| held.id == session.id)
-        {
-            by_topic.push((topic, vec![place as u32]));
         }
     }
     into.extend(

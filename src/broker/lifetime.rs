@@ -72,7 +72,7 @@ impl Shared {
         state.connected_in = 0;
         let expiry = state.settings.session_expiry_seconds;
         let ends = (expiry < u64::from(u32::MAX)).then(|| self.due_in(Duration::from_secs(expiry)));
-        let ends_now = session.kind == SessionKind::Mqtt && (state.settings.temporary && expiry == 0 || expiry == 0);
+        let ends_now = session.kind == SessionKind::Mqtt && expiry == 0;
         if will && let Some(will) = &state.will {
             let delay = Duration::from_secs(will.delay_seconds.min(u64::from(u32::MAX)));
             if ends_now || delay.is_zero() {
@@ -83,7 +83,7 @@ impl Shared {
                 self.deadlines.at(due.at, session.id);
             }
         } else if !will && session.kind == SessionKind::Mqtt {
-            self.drop_will(session, state, commit);
+            drop_will(session, state, commit);
         }
         if ends_now {
             self.end_session(session, state, commit);
@@ -119,7 +119,12 @@ impl Shared {
         if state.will_due.is_some() {
             self.publish_will(session, state, commit);
         }
-        self.drop_will(session, state, commit);
+        drop_will(session, state, commit);
+        // The will of an API session ends with it.
+        state.will = None;
+        if std::mem::take(&mut state.will_stored) {
+            commit.delete(rows::WILL, &rows::key(session.id.0));
+        }
         state.end_due = None;
         let marked = matches!(state.settings.status, SessionStatus::Banned | SessionStatus::Inactive);
         if session.kind == SessionKind::Mqtt && marked {
@@ -150,10 +155,10 @@ impl Shared {
                 &rows::key_with(id, subscription.filter.as_str().as_bytes()),
             );
         }
-        for (log, _) in state.position.explicit() {
+        for log in state.position.forget_stored() {
             commit.delete(rows::TOPIC_POSITION, &rows::key_with(id, &log.0.to_be_bytes()));
         }
-        for first in state.inflight.clear() {
+        for first in state.inflight.forget_stored() {
             commit.delete(rows::SENT, &rows::key_with(id, &first.to_be_bytes()));
         }
         for table in [rows::SESSION, rows::POSITION, rows::TOTALS, rows::PUBLISHED_TOPICS] {
@@ -196,10 +201,11 @@ impl Shared {
         state.early = super::session::EarlyHanded::default();
         state.under_way_until = crate::store::Mark::START;
         state.manual.clear();
+        state.retained_due = false;
     }
 
     /// Queues the row of the session's will, or its deletion.
-    pub(super) fn put_will(&self, session: &Session, state: &mut SessionState, commit: &mut Commit) {
+    pub(super) fn put_will(session: &Session, state: &mut SessionState, commit: &mut Commit) {
         match &state.will {
             Some(will) => {
                 let row = WillRow {
@@ -211,18 +217,7 @@ impl Shared {
                 commit.put(rows::WILL, &rows::key(session.id.0), &row.to_row());
                 state.will_stored = true;
             }
-            None => self.drop_will(session, state, commit),
-        }
-    }
-
-    fn drop_will(&self, session: &Session, state: &mut SessionState, commit: &mut Commit) {
-        state.will_due = None;
-        // The will of an API session is a setting and can fire again (spec/semantics.md 8).
-        if session.kind == SessionKind::Mqtt || state.will.is_none() {
-            state.will = None;
-            if std::mem::take(&mut state.will_stored) {
-                commit.delete(rows::WILL, &rows::key(session.id.0));
-            }
+            None => drop_will(session, state, commit),
         }
     }
 
@@ -246,7 +241,7 @@ impl Shared {
         if due {
             self.publish_will(session, state, commit);
         }
-        self.drop_will(session, state, commit);
+        drop_will(session, state, commit);
     }
 
     /// Queues the will's message; the commit must be handed over.
@@ -256,7 +251,7 @@ impl Shared {
             if self.queue_will(&session.name, &state.owner, &will, commit) {
                 state.count_published(1, self.clock.wall_ms(), Some(&will.topic));
             }
-            self.drop_will(session, state, commit);
+            drop_will(session, state, commit);
         }
     }
 
@@ -431,7 +426,7 @@ impl Shared {
     /// A temporary API session without activity for 1.5 times its keep-alive is disconnected (spec/sessions.md 2.2).
     fn keep_alive_of_api(&self, session: &Arc<Session>, state: &mut SessionState, commit: &mut Commit) {
         let temporary = session.kind == SessionKind::MqApi && state.settings.temporary && state.active;
-        if !temporary || state.settings.keep_alive_seconds == 0 || state.waiting.is_some() {
+        if !temporary || state.settings.keep_alive_seconds == 0 || !state.waiting.is_empty() {
             return;
         }
         let span = Duration::from_secs(state.settings.keep_alive_seconds.min(u64::from(u32::MAX))) * 3 / 2;
@@ -511,7 +506,7 @@ pub(super) async fn write_totals(shared: Arc<Shared>) {
         shared.clock.sleep(TOTALS_INTERVAL).await;
         let mut commit = shared.store.begin(Class::C);
         commit.lazy();
-        shared.groups.persist(&mut commit);
+        shared.groups.persist(&shared, &mut commit);
         for session in shared.sessions.list("") {
             put_totals(&session, &mut session.state.lock(), &mut commit);
         }
@@ -521,6 +516,17 @@ pub(super) async fn write_totals(shared: Arc<Shared>) {
         let written: Result<Ticket, _> = shared.store.commit(commit);
         if let Err(refused) = written {
             tracing::debug!(%refused, "totals cannot be stored");
+        }
+    }
+}
+
+fn drop_will(session: &Session, state: &mut SessionState, commit: &mut Commit) {
+    state.will_due = None;
+    // The will of an API session is a setting and can fire again (spec/semantics.md 8).
+    if session.kind == SessionKind::Mqtt || state.will.is_none() {
+        state.will = None;
+        if std::mem::take(&mut state.will_stored) {
+            commit.delete(rows::WILL, &rows::key(session.id.0));
         }
     }
 }

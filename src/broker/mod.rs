@@ -23,6 +23,7 @@ pub mod rows;
 pub mod session;
 pub mod session_table;
 pub mod shared_group;
+pub mod statistics;
 pub mod subscription;
 pub mod subscription_tree;
 pub mod table_name;
@@ -40,6 +41,8 @@ mod mq_session;
 mod publish;
 mod retrieval;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -239,14 +242,21 @@ impl Broker {
     /// If the store fails.
     pub async fn stop(&self) -> Result<(), StoreFailed> {
         self.0.close_connections(Closing::ShuttingDown);
-        let mut commit = self.0.store.begin(Class::C);
         for session in self.0.sessions.list("") {
+            let mut commit = self.0.store.begin(Class::C);
             let mut state = session.state.lock();
             session.settle_floor(&self.0, &mut state);
             delivery::persist(&self.0, &session, &mut state, &mut commit);
             lifetime::put_totals(&session, &mut state, &mut commit);
+            if !commit.is_empty() {
+                // Under the lock: what the session writes after this stands behind it.
+                state.last_write = self.0.store.commit(commit)?;
+            }
         }
-        let ticket = self.0.store.commit(commit)?;
+        let mut commit = self.0.store.begin(Class::C);
+        self.0.groups.persist(&self.0, &mut commit);
+        self.0.store.commit(commit)?;
+        let ticket = self.0.store.sync();
         self.0.store.settled(&ticket).await?;
         Ok(())
     }
@@ -330,13 +340,6 @@ impl Shared {
     fn close_connections(&self, reason: Closing) {
         for signal in self.waiters.lock().values() {
             signal.close(reason);
-        }
-    }
-
-    /// Live sessions let go of references before the mark.
-    fn let_go_before(&self, oldest: Mark) {
-        for signal in self.sessions.list("") {
-            signal.queue.lock().keep_from(oldest);
         }
     }
 }

@@ -67,12 +67,12 @@ impl Position {
     }
 
     /// Topics with messages waiting behind the floor.
-    pub fn behind(&self) -> Vec<(LogId, Offset)> {
+    pub fn behind(&self) -> impl Iterator<Item = (LogId, Offset)> + '_ {
         let waiting = |(log, explicit): (&LogId, &Explicit)| match explicit {
             Explicit::Behind(next) => Some((*log, *next)),
             Explicit::Ahead(_) => None,
         };
-        self.explicit.iter().filter_map(waiting).collect()
+        self.explicit.iter().filter_map(waiting)
     }
 
     /// All explicit positions.
@@ -116,6 +116,13 @@ impl Position {
         changes
     }
 
+    /// Logs whose rows are stored; from now on none is.
+    pub fn forget_stored(&mut self) -> Vec<LogId> {
+        self.stored_floor = Mark::START;
+        self.changed.extend(self.explicit.keys());
+        self.stored.drain().collect()
+    }
+
     /// Where it is now.
     pub fn bookmark(&self) -> Bookmark {
         Bookmark {
@@ -143,21 +150,18 @@ impl Position {
 
     /// Takes up a stored row.
     pub fn restore(&mut self, log: LogId, row: Option<TopicPositionRow>) {
-        match row {
-            Some(row) => {
-                let next = Offset(row.next);
-                let explicit = if row.behind {
-                    Explicit::Behind(next)
-                } else {
-                    Explicit::Ahead(next)
-                };
-                self.explicit.insert(log, explicit);
-                self.stored.insert(log);
-            }
-            None => {
-                self.explicit.remove(&log);
-                self.stored.remove(&log);
-            }
+        if let Some(row) = row {
+            let next = Offset(row.next);
+            let explicit = if row.behind {
+                Explicit::Behind(next)
+            } else {
+                Explicit::Ahead(next)
+            };
+            self.explicit.insert(log, explicit);
+            self.stored.insert(log);
+        } else {
+            self.explicit.remove(&log);
+            self.stored.remove(&log);
         }
     }
 

@@ -42,7 +42,6 @@ impl Shared {
 
     /// Queues a message; nothing is stored before the commit is handed over.
     pub(super) fn queue_message(
-        &self,
         commit: &mut Commit,
         topic: &Topic,
         publisher: Publisher<'_>,
@@ -69,6 +68,9 @@ impl SessionState {
         }
         *last = now_ms;
         self.totals_changed = true;
+        if count > 0 {
+            self.published_rate.add(now_ms, self.connected, count);
+        }
         if let Some(topic) = topic {
             let topics = &mut self.published_topics.topics;
             if let Some(place) = topics.iter().position(|held| held == topic) {

@@ -25,7 +25,7 @@ use super::{Broker, Shared};
 use crate::store::{At, Class, Limit, LogId, Mark, Offset, ReadBuf};
 
 /// Bytes of stored records in one answer.
-pub const ANSWER_BYTES: usize = 4 << 20;
+pub(super) const ANSWER_BYTES: usize = 4 << 20;
 
 /// What a retrieval asks for.
 #[derive(Clone, Debug)]
@@ -206,7 +206,7 @@ impl Broker {
         let session = self.usable_session(name, caller)?;
         let only = match &fetch.topic {
             None => None,
-            Some(text) => Some(shared.selected(&session, text)?),
+            Some(text) => Some(Shared::selected(&session, text)?),
         };
         // What was published with QoS 0 before the call shall be in the answer.
         let synced = shared.store.sync();
@@ -214,6 +214,7 @@ impl Broker {
         let until = shared.clock.now() + fetch.wait;
         let waiting = Waiting::new(shared, &session, fetch.wait);
         let ticket = {
+            let _turn = session.retrieval.lock().await;
             let mut state = session.state.lock();
             shared.note_activity(&session, &mut state, Some(caller));
             let mut commit = shared.store.begin(Class::C);
@@ -331,8 +332,8 @@ impl<'a> Waiting<'a> {
         };
         if waiting.active {
             let mut state = session.state.lock();
-            state.waiting = Some(Arc::clone(&waiting.signal));
-            session.queue.lock().signal = Some(Arc::clone(&waiting.signal));
+            state.waiting.push(Arc::clone(&waiting.signal));
+            session.queue.lock().signal = state.waiting.first().cloned();
             shared.set_connected(session, &state, true);
         }
         waiting
@@ -345,22 +346,25 @@ impl Drop for Waiting<'_> {
             return;
         }
         let mut state = self.session.state.lock();
-        // Another call that waits has its own signal there by now.
-        if state
-            .waiting
-            .as_ref()
-            .is_some_and(|signal| Arc::ptr_eq(signal, &self.signal))
-        {
-            state.waiting = None;
-            self.session.queue.lock().signal = None;
+        state.waiting.retain(|signal| !Arc::ptr_eq(signal, &self.signal));
+        let mut queue = self.session.queue.lock();
+        queue.signal = state.waiting.first().cloned();
+        // The next call that waits looks for itself what came meanwhile.
+        queue.wake();
+        drop(queue);
+        if state.waiting.is_empty() {
             self.shared.set_connected(self.session, &state, false);
+        }
+        // Its end counts as activity, whether or not the caller is still there.
+        if !state.ended {
+            self.shared.note_activity(self.session, &mut state, None);
         }
     }
 }
 
 impl Shared {
     /// What `topic` of a retrieval selects: one of the session's filters verbatim, or a topic that its filters cover.
-    fn selected(&self, session: &Session, text: &str) -> Result<TopicFilter, SessionRefused> {
+    fn selected(session: &Session, text: &str) -> Result<TopicFilter, SessionRefused> {
         let refused = || SessionRefused::NotSubscribed(text.into());
         let filter = TopicFilter::parse(text).map_err(|_| refused())?;
         let state = session.state.lock();
@@ -380,9 +384,13 @@ impl Shared {
             let state = session.state.lock();
             (state.epoch, state.position.bookmark())
         };
+        // The puller counts what it hands out.
+        let mut counted = 0;
         match only {
             None => {
-                Puller::new(self, session, epoch, &mut collector).pull().await;
+                // One pull may end with nothing although there is more: what is retained is looked for in steps.
+                while Puller::new(self, session, epoch, &mut collector).pull().await.more && !collector.more {}
+                counted = collector.messages.len();
                 self.fetch_shared(session, None, &mut collector).await?;
             }
             Some(filter) if filter.is_shared() => self.fetch_shared(session, Some(filter), &mut collector).await?,
@@ -407,6 +415,9 @@ impl Shared {
         {
             let mut state = session.state.lock();
             let state = &mut *state;
+            if fetched.messages.len() > counted {
+                state.count_received((fetched.messages.len() - counted) as u64, self.clock.wall_ms());
+            }
             if fetch.manual {
                 if !fetched.messages.is_empty() {
                     fetched.acknowledge_token = Some(self.token(session, state, &before));
@@ -420,7 +431,7 @@ impl Shared {
             }
         }
         for group in self.groups_of(session) {
-            group.persist(&mut commit);
+            group.persist(self, &mut commit);
         }
         let ticket = self.store.commit(commit)?;
         self.store.settled(&ticket).await?;
@@ -528,18 +539,20 @@ impl Shared {
                     break;
                 }
                 let wanted = (collector.messages_max - collector.messages.len()).min(64);
-                let taken = group.take_all(self, session.id, wanted).await;
+                let mut taken = group.take_all(self, session.id, wanted).await;
                 if taken.is_empty() {
                     break;
                 }
-                for one in taken {
-                    group.acked(one.log, one.position);
+                while let Some(one) = taken.peek() {
                     let limit = Limit {
                         records: 1,
                         bytes: usize::MAX,
                         before: Mark::END,
                     };
                     self.store.read(one.log, one.position, limit, &mut buf).await?;
+                    // Consumed with the answer; a caller that vanishes before this leaves it to the group.
+                    group.acked(one.log, one.position);
+                    taken.pass();
                     let found = buf.records.first().filter(|read| read.position == one.position);
                     let (Some(read), Some(topic)) = (found, self.topics.by_log(one.log)) else {
                         continue;

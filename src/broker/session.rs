@@ -20,7 +20,8 @@ use super::delivery::{Chunk, LiveQueue, Step};
 use super::inflight::Inflight;
 use super::position::Position;
 use super::rows::session::{PublishedTopicsRow, SessionRow, TotalsRow};
-use super::subscription::{Subscription, TopicMatch};
+use super::statistics::Rate;
+use super::subscription::{Subscription, SubscriptionOptions, TopicMatch};
 use super::topic::Topic;
 use super::topic_filter::TopicFilter;
 use super::will::Will;
@@ -218,7 +219,10 @@ pub(super) struct Link {
 #[derive(Default)]
 pub(super) struct EarlyHanded {
     pub(super) next: Vec<(LogId, Offset)>,
+    /// Behind all early messages that were seen.
     pub(super) until: Mark,
+    /// Topics whose early messages were not handed out, because older ones wait behind the floor.
+    pub(super) passed_over: FxHashSet<LogId>,
 }
 
 /// The subscriptions of a session, by kind.
@@ -266,6 +270,14 @@ impl Subscriptions {
         } else {
             self.exact.insert(subscription.filter.as_str().into(), subscription);
         }
+    }
+
+    /// Gives a subscription other options.
+    pub(super) fn replace(&mut self, filter: &TopicFilter, options: SubscriptionOptions) -> Option<&mut Subscription> {
+        self.forget_matches();
+        let held = self.get_mut(filter)?;
+        held.options = options;
+        Some(held)
     }
 
     pub(super) fn remove(&mut self, filter: &TopicFilter) -> Option<Subscription> {
@@ -382,11 +394,15 @@ pub(super) struct SessionState {
     pub(super) disconnect_reason: String,
     pub(super) totals: TotalsRow,
     pub(super) totals_changed: bool,
+    pub(super) published_rate: Rate,
+    pub(super) received_rate: Rate,
     pub(super) published_topics: PublishedTopicsRow,
     /// It is gone from the table.
     pub(super) ended: bool,
-    /// An HTTP retrieval waits for a message.
-    pub(super) waiting: Option<Arc<Signal>>,
+    /// HTTP retrievals that wait for a message; the first is woken.
+    pub(super) waiting: Vec<Arc<Signal>>,
+    /// A subscription may have retained messages due.
+    pub(super) retained_due: bool,
     /// Packet ids of messages taken from share groups.
     pub(super) group_ids: FxHashMap<u16, TopicFilter>,
     /// What a manual retrieval handed out last, for the mark `redelivered`: up to where, by topic.
@@ -406,6 +422,8 @@ impl Session {
     pub(super) fn new(id: SessionId, name: Arc<str>, kind: SessionKind, floor: Mark, now_ms: i64) -> Self {
         let mut position = Position::default();
         position.reset(floor);
+        // Its floor is not stored yet.
+        position.stored_floor = Mark::START;
         Self {
             id,
             name,
@@ -447,9 +465,12 @@ impl Session {
                 disconnect_reason: String::new(),
                 totals: TotalsRow::default(),
                 totals_changed: false,
+                published_rate: Rate::default(),
+                received_rate: Rate::default(),
                 published_topics: PublishedTopicsRow::default(),
                 ended: false,
-                waiting: None,
+                waiting: Vec::new(),
+                retained_due: false,
                 group_ids: FxHashMap::default(),
                 manual: FxHashMap::default(),
             }),

@@ -7,7 +7,7 @@
 //! - A message is assigned to one member at most; what comes back is taken before anything newer.
 //! - The group's lock is taken inside a session's state lock, never the other way round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ahash::AHashMap;
@@ -22,7 +22,7 @@ use super::rows::session::{GroupPartRow, GroupRow};
 use super::session::{Session, SessionId, SessionKind, SessionState};
 use super::topic::Topic;
 use super::topic_filter::TopicFilter;
-use crate::store::{At, Batch, Commit, Limit, LogId, Mark, Offset, ReadBuf};
+use crate::store::{At, Batch, Commit, Error, Limit, LogId, Mark, Offset, ReadBuf};
 
 /// References a group holds before it reads the log again.
 const REFERENCES_MAX: usize = 4_096;
@@ -55,16 +55,53 @@ struct GroupState {
     start: Mark,
     floor: Mark,
     stored_floor: Mark,
-    /// References of the dispatcher, while the group is at the end of the log.
-    fresh: std::collections::VecDeque<(LogId, Offset, Mark)>,
+    /// Messages nobody has taken, in log order: from the dispatcher, while the group is at the end of the log, or read.
+    fresh: BTreeMap<Mark, (LogId, Offset)>,
     /// The dispatcher hands references; else the log is read.
     live: bool,
     /// Behind the last message that was not taken as a reference.
     unheld: Mark,
-    returned: BTreeMap<(LogId, Offset), ()>,
+    returned: BTreeSet<(LogId, Offset)>,
     assigned: BTreeMap<(LogId, Offset), SessionId>,
     changed: Vec<(LogId, Offset)>,
     next_member: usize,
+    /// Messages handed since the members were last woken.
+    handed: usize,
+    /// The dispatcher has it on its list of whom to wake.
+    touched: bool,
+    /// How often a member without room may still pass its wake on.
+    hops: usize,
+}
+
+/// Messages that a member takes: what it does not pass goes back, also when its task is dropped.
+pub(super) struct Taken {
+    group: Arc<ShareGroup>,
+    messages: VecDeque<Waiting>,
+}
+
+impl Taken {
+    /// Whether there is none left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// The next one.
+    pub(super) fn peek(&self) -> Option<Waiting> {
+        self.messages.front().cloned()
+    }
+
+    /// The next one was handed out, consumed, or given back.
+    pub(super) fn pass(&mut self) {
+        self.messages.pop_front();
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        for one in self.messages.drain(..) {
+            self.group.give_back(one.log, one.position);
+        }
+    }
 }
 
 impl ShareGroup {
@@ -81,45 +118,77 @@ impl ShareGroup {
         }
     }
 
-    /// References of the dispatcher; wakes the members that should take them. `true`: the group reads the log itself,
-    /// and its members are to be woken again when the batch is dispatched.
+    /// References of the dispatcher. `true`: its members are to be woken when the batch is dispatched, and the group
+    /// stands on no list for that yet.
     ///
-    /// Early records are left to their durable batch: their positions may not be noted before.
+    /// Early records come here with their durable batch only: their positions may not be noted before.
     pub(super) fn hand(&self, batch: &Batch, topic: &Topic, entries: &[u32]) -> bool {
         let mut state = self.state.lock();
-        let live = state.live;
         for entry in entries.iter().filter_map(|place| batch.entries.get(*place as usize)) {
             if entry.mark < state.start {
                 continue;
             }
+            state.handed += 1;
             if state.live {
-                state.fresh.push_back((topic.log, entry.position, entry.mark));
+                state.fresh.insert(entry.mark, (topic.log, entry.position));
             } else {
-                state.unheld = entry.mark.just_behind();
+                state.unheld = state.unheld.max(entry.mark.just_behind());
             }
         }
-        if state.fresh.len() > REFERENCES_MAX {
-            state.floor = state.fresh.front().map_or(state.floor, |(_, _, mark)| *mark);
+        if state.live && state.fresh.len() > REFERENCES_MAX {
+            let oldest = state.fresh.first_key_value().map(|(mark, _)| *mark);
+            state.floor = oldest.unwrap_or(state.floor);
             state.unheld = batch.end;
             state.fresh.clear();
             state.live = false;
         }
-        let members = state.members.clone();
+        !std::mem::replace(&mut state.touched, true)
+    }
+
+    /// Wakes as many members as there are messages, of those that somebody serves.
+    pub(super) fn wake_touched(&self) {
+        let mut state = self.state.lock();
+        state.touched = false;
+        let wanted = std::mem::take(&mut state.handed);
         let turn = state.next_member;
-        state.next_member = turn.wrapping_add(entries.len());
+        state.next_member = turn.wrapping_add(wanted);
+        let members = state.members.clone();
+        state.hops = members.len();
         drop(state);
-        for step in 0..entries.len().min(members.len()) {
-            if let Some(member) = members.get((turn + step) % members.len()) {
-                wake(member);
-            }
+        let from = turn.checked_rem(members.len()).unwrap_or(0);
+        let (behind, first) = members.split_at(from);
+        let woken = first.iter().chain(behind).filter(|member| wake(member));
+        // Taken one by one, so that no more are woken.
+        woken.take(wanted).for_each(drop);
+    }
+
+    /// A member that was woken has no room: the next one is asked, once round.
+    pub(super) fn pass_on(&self, member: SessionId) {
+        let mut state = self.state.lock();
+        let waits = !state.fresh.is_empty() || !state.returned.is_empty() || !state.live;
+        if !waits || state.hops == 0 {
+            return;
         }
-        !live
+        state.hops -= 1;
+        let members = state.members.clone();
+        drop(state);
+        let Some(place) = members.iter().position(|held| held.id == member) else {
+            return;
+        };
+        let (before, from) = members.split_at(place);
+        let mut others = from.iter().skip(1).chain(before);
+        others.find(|held| wake(held));
     }
 
     /// Wakes all members.
     pub(super) fn wake_members(&self) {
-        let members = self.state.lock().members.clone();
-        members.iter().for_each(wake);
+        let mut state = self.state.lock();
+        let members = state.members.clone();
+        state.hops = members.len();
+        drop(state);
+        for member in &members {
+            wake(member);
+        }
     }
 
     /// How many messages one member may take at once: its share of what waits.
@@ -130,73 +199,83 @@ impl ShareGroup {
     }
 
     /// Takes messages for a member that is fed: no more than its share of what waits.
-    pub(super) async fn take(&self, shared: &Shared, member: SessionId, wanted: usize) -> Vec<Waiting> {
+    pub(super) async fn take(self: &Arc<Self>, shared: &Shared, member: SessionId, wanted: usize) -> Taken {
         self.take_some(shared, member, wanted, true).await
     }
 
     /// Takes messages for a member that asks for them: as many as it wants.
-    pub(super) async fn take_all(&self, shared: &Shared, member: SessionId, wanted: usize) -> Vec<Waiting> {
+    pub(super) async fn take_all(self: &Arc<Self>, shared: &Shared, member: SessionId, wanted: usize) -> Taken {
         self.take_some(shared, member, wanted, false).await
     }
 
-    async fn take_some(&self, shared: &Shared, member: SessionId, wanted: usize, fair: bool) -> Vec<Waiting> {
+    async fn take_some(self: &Arc<Self>, shared: &Shared, member: SessionId, wanted: usize, fair: bool) -> Taken {
+        let mut taken = Taken {
+            group: Arc::clone(self),
+            messages: VecDeque::new(),
+        };
         if wanted == 0 {
-            return Vec::new();
+            return taken;
         }
         let _one = self.reading.lock().await;
-        let needs_log = {
-            let state = self.state.lock();
-            !state.live && state.fresh.is_empty()
-        };
-        if needs_log {
-            self.read_log(shared).await;
-        }
+        // A stretch of the log may hold nothing for the group.
+        while self.needs_log() && self.read_log(shared).await {}
+        // Read before the references are looked at: what was dispatched until then is among them.
+        let dispatched = shared.dispatched();
         let mut state = self.state.lock();
         if !state.members.iter().any(|held| held.id == member) {
-            return Vec::new();
+            return taken;
         }
         let count = if fair { Self::share(&state, wanted) } else { wanted };
-        let mut taken = Vec::with_capacity(count);
-        while taken.len() < count
-            && let Some(((log, position), ())) = state.returned.pop_first()
+        while taken.messages.len() < count
+            && let Some((log, position)) = state.returned.pop_first()
         {
-            taken.push(Waiting { log, position });
+            taken.messages.push_back(Waiting { log, position });
         }
-        while taken.len() < count
-            && let Some((log, position, mark)) = state.fresh.pop_front()
+        while taken.messages.len() < count
+            // The floor may stand only behind a batch that is dispatched as a whole.
+            && let Some(entry) = state.fresh.first_entry().filter(|entry| *entry.key() < dispatched)
         {
+            let (mark, (log, position)) = entry.remove_entry();
             state.floor = mark.just_behind();
-            taken.push(Waiting { log, position });
+            taken.messages.push_back(Waiting { log, position });
         }
-        for one in &taken {
+        for one in &taken.messages {
             state.assigned.insert((one.log, one.position), member);
             state.changed.push((one.log, one.position));
         }
         taken
     }
 
-    /// Fills the references from the log, in log order, and joins the dispatcher at its end.
-    async fn read_log(&self, shared: &Shared) {
+    fn needs_log(&self) -> bool {
+        let state = self.state.lock();
+        !state.live && state.fresh.is_empty()
+    }
+
+    /// Fills the references from the log, in log order, and joins the dispatcher at its end; `false` then.
+    async fn read_log(&self, shared: &Shared) -> bool {
+        let upto = shared.dispatched();
         let (floor, start) = {
             let mut state = self.state.lock();
-            let dispatched = shared.dispatched();
-            if state.floor >= dispatched {
+            if state.floor >= upto {
                 // What the batch being walked holds for the group lies behind the floor and was not taken: then the
                 // members are woken when it is dispatched, and look again.
                 state.live = state.unheld <= state.floor;
-                return;
+                return false;
             }
             (state.floor, state.start)
         };
-        let upto = shared.dispatched();
         let mut touched = Vec::new();
         let limit = Limit {
             records: STEP_TOPICS_MAX,
             bytes: 16 << 20,
             before: upto,
         };
-        let Ok(upto) = shared.store.touched(floor, limit, &mut touched).await else {
-            return;
+        let upto = match shared.store.touched(floor, limit, &mut touched).await {
+            Ok(upto) => upto,
+            Err(error) => {
+                tracing::error!(%error, filter = self.filter.as_str(), "cannot read the log");
+                return false;
+            }
         };
         let mut found: Vec<(LogId, Offset, Mark)> = Vec::new();
         let mut reached = upto;
@@ -223,26 +302,33 @@ impl ShareGroup {
                 bytes: 1 << 20,
                 before: upto,
             };
-            if let Ok(progress) = shared.store.read(topic.log, first, limit, &mut buf).await {
-                found.extend(
-                    buf.records
-                        .iter()
-                        .map(|record| (topic.log, record.position, record.mark)),
-                );
-                if progress.more
-                    && let Some(last) = buf.records.last()
-                {
-                    reached = reached.min(last.mark.just_behind());
+            match shared.store.read(topic.log, first, limit, &mut buf).await {
+                Ok(progress) => {
+                    let messages = buf.records.iter();
+                    found.extend(messages.map(|record| (topic.log, record.position, record.mark)));
+                    if progress.more
+                        && let Some(last) = buf.records.last()
+                    {
+                        reached = reached.min(last.mark.just_behind());
+                    }
+                }
+                Err(Error::NoLog(_)) => {}
+                Err(error) => {
+                    tracing::error!(%error, filter = self.filter.as_str(), "cannot read the log");
+                    return false;
                 }
             }
         }
         found.retain(|(_, _, mark)| *mark < reached && *mark >= start);
-        found.sort_unstable_by_key(|(_, _, mark)| *mark);
         let mut state = self.state.lock();
         if found.is_empty() {
             state.floor = state.floor.max(reached);
         }
-        state.fresh.extend(found);
+        let found = found.into_iter();
+        state
+            .fresh
+            .extend(found.map(|(log, position, mark)| (mark, (log, position))));
+        true
     }
 
     pub(super) fn acked(&self, log: LogId, position: Offset) {
@@ -255,7 +341,7 @@ impl ShareGroup {
     pub(super) fn give_back(&self, log: LogId, position: Offset) {
         let mut state = self.state.lock();
         if state.assigned.remove(&(log, position)).is_some() {
-            state.returned.insert((log, position), ());
+            state.returned.insert((log, position));
             state.changed.push((log, position));
         }
         drop(state);
@@ -263,9 +349,14 @@ impl ShareGroup {
     }
 
     /// Queues what the stored rows do not know yet.
-    pub(super) fn persist(&self, commit: &mut Commit) {
+    pub(super) fn persist(&self, shared: &Shared, commit: &mut Commit) {
+        let dispatched = shared.dispatched();
         let mut state = self.state.lock();
         let state = &mut *state;
+        if state.live && state.fresh.is_empty() {
+            // Nothing before it waits: a start need not look there.
+            state.floor = state.floor.max(dispatched);
+        }
         let key = self.filter.as_str().as_bytes();
         if state.floor != state.stored_floor {
             let row = GroupRow {
@@ -278,7 +369,7 @@ impl ShareGroup {
         for (log, position) in state.changed.drain(..) {
             let part = part_key(&self.filter, log, position);
             let assigned = state.assigned.get(&(log, position));
-            if assigned.is_some() || state.returned.contains_key(&(log, position)) {
+            if assigned.is_some() || state.returned.contains(&(log, position)) {
                 let row = GroupPartRow {
                     count: 1,
                     session: assigned.map(|id| id.0),
@@ -292,10 +383,11 @@ impl ShareGroup {
     }
 }
 
-fn wake(session: &Arc<Session>) {
-    if let Some(signal) = &session.queue.lock().signal {
-        signal.wake();
-    }
+/// `false`: nobody serves it.
+fn wake(session: &Arc<Session>) -> bool {
+    let queue = session.queue.lock();
+    queue.wake();
+    queue.signal.is_some()
 }
 
 fn part_key(filter: &TopicFilter, log: LogId, position: Offset) -> Vec<u8> {
@@ -343,24 +435,27 @@ impl GroupTable {
 
     /// A session is a member from now on; the first one's mark is the group's start.
     pub(super) fn join(&self, shared: &Shared, session: &Arc<Session>, filter: &TopicFilter, mark: Mark) {
-        let group = Arc::clone(
-            self.groups
-                .write()
-                .entry(filter.clone())
-                .or_insert_with(|| Arc::new(ShareGroup::new(filter.clone(), mark))),
-        );
+        // The table stays locked, so that a group that ends meanwhile is not joined.
+        let mut groups = self.groups.write();
+        let group = groups
+            .entry(filter.clone())
+            .or_insert_with(|| Arc::new(ShareGroup::new(filter.clone(), mark)));
         let mut state = group.state.lock();
         if !state.members.iter().any(|held| held.id == session.id) {
             state.members.push(Arc::clone(session));
         }
         drop(state);
-        shared.tree.add_group(&group);
+        shared.tree.add_group(group);
         shared.topics.holders_changed(filter);
     }
 
-    /// A session is no member any more; with the last one the group ends.
-    pub(super) fn leave(&self, shared: &Shared, session: &Session, filter: &TopicFilter) {
-        let Some(group) = self.get(filter) else { return };
+    /// A session is no member any more; with the last one the group ends. What it had taken goes back, except what
+    /// `stays` with it: a `QoS` 2 message that was sent is given to nobody else.
+    pub(super) fn leave(&self, shared: &Shared, session: &Session, filter: &TopicFilter, stays: &[(LogId, Offset)]) {
+        let mut groups = self.groups.write();
+        let Some(group) = groups.get(filter).cloned() else {
+            return;
+        };
         let mut state = group.state.lock();
         state.members.retain(|held| held.id != session.id);
         let mine: Vec<_> = state
@@ -369,27 +464,39 @@ impl GroupTable {
             .filter(|(_, id)| **id == session.id)
             .map(|(key, _)| *key)
             .collect();
+        let came_back = !mine.is_empty();
         for key in mine {
             state.assigned.remove(&key);
-            state.returned.insert(key, ());
+            if !stays.contains(&key) {
+                state.returned.insert(key);
+            }
             state.changed.push(key);
         }
         let ends = state.members.is_empty();
-        let parts: Vec<_> = state.assigned.keys().chain(state.returned.keys()).copied().collect();
+        let parts: Vec<_> = state.assigned.keys().chain(state.returned.iter()).copied().collect();
+        let gone = std::mem::take(&mut state.changed);
+        if !ends {
+            state.changed = gone;
+            drop(state);
+            drop(groups);
+            if came_back {
+                group.wake_members();
+            }
+            return;
+        }
         drop(state);
-        if ends {
-            self.groups.write().remove(filter);
-            shared.tree.remove_group(filter);
-            shared.topics.holders_changed(filter);
-            let mut commit = shared.store.begin(crate::store::Class::C);
-            commit.lazy();
-            commit.delete(rows::GROUP, filter.as_str().as_bytes());
-            for (log, position) in parts {
-                commit.delete(rows::GROUP_PART, &part_key(filter, log, position));
-            }
-            if let Err(refused) = shared.store.commit(commit) {
-                tracing::warn!(%refused, filter = filter.as_str(), "the end of a share group cannot be stored");
-            }
+        groups.remove(filter);
+        shared.tree.remove_group(filter);
+        shared.topics.holders_changed(filter);
+        // Under the table's lock: the row of a group that begins anew stands behind this.
+        let mut commit = shared.store.begin(crate::store::Class::C);
+        commit.lazy();
+        commit.delete(rows::GROUP, filter.as_str().as_bytes());
+        for (log, position) in parts.into_iter().chain(gone) {
+            commit.delete(rows::GROUP_PART, &part_key(filter, log, position));
+        }
+        if let Err(refused) = shared.store.commit(commit) {
+            tracing::warn!(%refused, filter = filter.as_str(), "the end of a share group cannot be stored");
         }
     }
 
@@ -434,7 +541,7 @@ impl GroupTable {
                 state.assigned.insert((log, position), SessionId(session));
             }
             Some(None) => {
-                state.returned.insert((log, position), ());
+                state.returned.insert((log, position));
             }
             None => {}
         }
@@ -442,6 +549,10 @@ impl GroupTable {
 
     /// After a start everything assigned counts as returned, except what `keeps` says stays with its member.
     pub(super) fn resume(&self, keeps: impl Fn(&TopicFilter, SessionId, LogId, Offset) -> bool) {
+        // A group whose last member is gone ended with it, whether or not that was stored.
+        self.groups
+            .write()
+            .retain(|_, group| !group.state.lock().members.is_empty());
         for group in self.groups.read().values() {
             let mut state = group.state.lock();
             let lost: Vec<_> = state
@@ -452,7 +563,7 @@ impl GroupTable {
                 .collect();
             for key in lost {
                 state.assigned.remove(&key);
-                state.returned.insert(key, ());
+                state.returned.insert(key);
                 state.changed.push(key);
             }
         }
@@ -461,9 +572,9 @@ impl GroupTable {
 
 impl GroupTable {
     /// Queues what the rows of all groups do not know yet.
-    pub(super) fn persist(&self, commit: &mut Commit) {
+    pub(super) fn persist(&self, shared: &Shared, commit: &mut Commit) {
         for group in self.groups.read().values() {
-            group.persist(commit);
+            group.persist(shared, commit);
         }
     }
 }
@@ -509,6 +620,31 @@ impl Shared {
             state.inflight.complete(id);
         }
         stays
+    }
+
+    /// A session leaves a group: `QoS` 1 messages it had go back, a `QoS` 2 message that was sent stays its own.
+    pub(super) fn leave_group(&self, session: &Session, state: &mut SessionState, filter: &TopicFilter) {
+        let ids: Vec<_> = state
+            .group_ids
+            .iter()
+            .filter(|(_, held)| *held == filter)
+            .map(|(id, _)| *id)
+            .collect();
+        let mut stays = Vec::new();
+        for id in ids {
+            state.group_ids.remove(&id);
+            match state.inflight.get(id) {
+                Some(outgoing) if outgoing.qos == Qos::ExactlyOnce => stays.push((outgoing.log, outgoing.position)),
+                Some(_) => {
+                    state.inflight.complete(id);
+                    if let Some(link) = &mut state.link {
+                        link.outstanding = link.outstanding.saturating_sub(1);
+                    }
+                }
+                None => {}
+            }
+        }
+        self.groups.leave(self, session, filter, &stays);
     }
 
     /// A member's connection has ended: its `QoS` 1 messages go back to their groups at once; a `QoS` 2 message stays

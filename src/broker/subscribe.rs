@@ -35,19 +35,28 @@ impl Shared {
             };
         let start = held.map(|held| held.start);
         let due = held.and_then(|held| held.due.clone()).filter(|_| !retained);
+        if state.is_stored() && held.is_some() {
+            // Replaced at once: the row that a position writes meanwhile must not bring the old options back.
+            state.retained_due |= retained;
+            if let Some(held) = state.subscriptions.replace(&filter, options) {
+                if retained {
+                    held.due = Some(RetainedDue {
+                        mark: self.store.mark(),
+                        cursor: String::new(),
+                    });
+                }
+                held.due_stored.clone_from(&held.due);
+                let key = rows::key_with(session.id.0, filter.as_str().as_bytes());
+                commit.put(rows::SUBSCRIPTION, &key, &held.row().to_row());
+            }
+            wake(state);
+            return;
+        }
         if state.is_stored() {
-            let due = match due {
-                Some(due) => DueRow::Behind {
-                    mark: due.mark.to_bytes(),
-                    cursor: due.cursor,
-                },
-                None if retained => DueRow::Here,
-                None => DueRow::None,
-            };
             let row = SubscriptionRow {
                 options,
-                start: start.map(crate::store::Mark::to_bytes),
-                due,
+                start: None,
+                due: if retained { DueRow::Here } else { DueRow::None },
             };
             let key = rows::key_with(session.id.0, filter.as_str().as_bytes());
             commit.put(rows::SUBSCRIPTION, &key, &row.to_row());
@@ -74,6 +83,7 @@ impl Shared {
             self.groups.put_row(&filter, commit);
             self.groups.join(self, session, &filter, mark);
         }
+        state.retained_due |= due.is_some();
         state.subscriptions.put(Subscription {
             filter,
             options,
@@ -123,9 +133,14 @@ impl Shared {
         }
         if let Some(held) = state.subscriptions.get(&subscription.filter) {
             subscription.start = subscription.start.min(held.start);
+            if origin == Origin::Live && subscription.due.is_none() {
+                subscription.due.clone_from(&held.due);
+                subscription.due_stored.clone_from(&held.due_stored);
+            }
         }
         let filter = subscription.filter.clone();
         let mark = subscription.start;
+        state.retained_due |= subscription.due.is_some();
         state.subscriptions.put(subscription);
         if filter.is_shared() {
             self.groups.join(self, session, &filter, mark);
@@ -140,7 +155,8 @@ impl Shared {
     /// A subscription's row was deleted.
     pub(super) fn unsubscribed(&self, session: &Arc<Session>, filter: &TopicFilter) {
         let mut state = session.state.lock();
-        if state.subscriptions.get(filter).is_some() {
+        // A session that became temporary has no rows any more, and keeps its filters.
+        if state.is_stored() && state.subscriptions.get(filter).is_some() {
             self.forget(session, &mut state, filter);
         }
     }
@@ -148,7 +164,7 @@ impl Shared {
     pub(super) fn forget(&self, session: &Arc<Session>, state: &mut SessionState, filter: &TopicFilter) {
         state.subscriptions.remove(filter);
         if filter.is_shared() {
-            self.groups.leave(self, session, filter);
+            self.leave_group(session, state, filter);
             return;
         }
         self.tree.remove(filter, session.id);
@@ -182,7 +198,7 @@ impl Shared {
         let all = state.subscriptions.clear();
         for subscription in &all {
             if subscription.filter.is_shared() {
-                self.groups.leave(self, session, &subscription.filter);
+                self.leave_group(session, state, &subscription.filter);
             } else {
                 self.tree.remove(&subscription.filter, session.id);
                 self.topics.holders_changed(&subscription.filter);
@@ -195,7 +211,7 @@ impl Shared {
 impl SessionState {
     /// Somebody serves it now, or waits for a message.
     pub(super) fn is_served(&self) -> bool {
-        self.link.is_some() || self.waiting.is_some()
+        self.link.is_some() || !self.waiting.is_empty()
     }
 }
 
@@ -203,7 +219,7 @@ fn wake(state: &SessionState) {
     if let Some(link) = &state.link {
         link.signal.wake();
     }
-    if let Some(signal) = &state.waiting {
+    if let Some(signal) = state.waiting.first() {
         signal.wake();
     }
 }

@@ -164,6 +164,46 @@ impl RawClient {
         }
     }
 
+    /// Opens a connection, if anybody listens.
+    pub async fn try_open(address: SocketAddr, level: Level) -> Option<Self> {
+        let stream = timeout(PATIENCE, TcpStream::connect(address)).await.ok()?.ok()?;
+        stream.set_nodelay(true).ok()?;
+        Some(Self {
+            stream,
+            level,
+            unread: Vec::new(),
+            passed_over: VecDeque::new(),
+        })
+    }
+
+    /// Sends bytes to a server that may be gone; whether they could be handed over.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        let sent = timeout(PATIENCE, self.stream.write_all(bytes)).await;
+        sent.expect("the server reads what is sent to it").is_ok()
+    }
+
+    /// The next packet of a server that may die in the middle of one; `None` at the end. Waits as long as it takes,
+    /// and loses nothing when it is dropped before its end.
+    pub async fn next_or_end(&mut self) -> Option<Received> {
+        loop {
+            if let Some(packet) = self.next_unread() {
+                return Some(packet);
+            }
+            match self.stream.read_buf(&mut self.unread).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// The next packet that was read already.
+    pub fn next_unread(&mut self) -> Option<Received> {
+        let length = frame_length(&self.unread).filter(|length| *length <= self.unread.len())?;
+        let rest = self.unread.split_off(length);
+        let frame = std::mem::replace(&mut self.unread, rest);
+        Some(decode(&frame, self.level))
+    }
+
     /// The next packet.
     #[track_caller]
     pub fn next(&mut self) -> impl Future<Output = Received> + '_ {

@@ -9,8 +9,11 @@ use common::mqtt as client;
 
 mod connect;
 mod harness;
+mod malformed;
 mod qos1;
 mod qos2;
 mod retain;
 mod session;
+mod shared;
+mod subscribe;
 mod will;

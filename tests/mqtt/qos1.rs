@@ -288,3 +288,26 @@ async fn system_topics_are_not_for_clients() {
     old.send(&subscribe(Level::V311, 1, &[(topic, 1)])).await;
     old.expect(Received::Suback(1, vec![0x80])).await;
 }
+
+/// spec/semantics.md 5: a client that does not read gets it later from the log; it delays nobody.
+#[tokio::test]
+async fn a_client_that_does_not_read_delays_nobody_and_misses_nothing() {
+    let site = Site::start().await;
+    for level in LEVELS {
+        let mut idle = site.passerby(level, "idle").await;
+        idle.subscribe("t", 0).await;
+        let mut reader = site.passerby(level, "reader").await;
+        reader.subscribe("t", 1).await;
+        let mut publisher = site.passerby(level, "p").await;
+        let mut payload = vec![b'x'; 50_000];
+        for number in 0..300_u16 {
+            payload[..2].copy_from_slice(&number.to_be_bytes());
+            publisher.publish("t", &payload, 1, 1).await;
+            assert_eq!(reader.take().await.payload[..2], number.to_be_bytes());
+        }
+        for number in 0..300_u16 {
+            assert_eq!(idle.next().await.message().payload[..2], number.to_be_bytes());
+        }
+        idle.ping().await;
+    }
+}

@@ -71,7 +71,7 @@ async fn expiry_counts_while_the_server_is_down() {
     client.goodbye().await;
     synced(&site).await;
     let clock = site.clock.clone();
-    let site = site.crash_after(|| clock.advance(Duration::from_secs(60))).await;
+    let site = site.crash_after(|| clock.advance(Duration::from_mins(1))).await;
     site.pass(Duration::from_secs(30)).await;
     let (client, was) = present(&site, Level::V5, false, 100).await;
     assert!(was, "90 seconds");

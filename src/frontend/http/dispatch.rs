@@ -6,7 +6,7 @@ use std::pin::Pin;
 use super::envelope::Call;
 use super::error_code::{CodeSet, ErrorCode, Fault};
 use super::reply::Out;
-use super::{login, mq_message, mq_publish, mq_retrieve, mq_session, mq_session_write};
+use super::{login, mq_message, mq_publish, mq_retrieve, mq_session, mq_session_read, mq_session_write};
 
 /// Name spaces of actions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,6 +137,12 @@ static ACTIONS: &[Action] = &[
     line(Mq, "alterMqSession", &["alterMqttSession"], Required, |call| {
         Box::pin(mq_session_write::alter(call))
     }),
+    line(Mq, "listMqSessions", &[], Required, |call| {
+        Box::pin(mq_session_read::list(call))
+    }),
+    line(Mq, "describeMqSessions", &["describeMqttSession"], Required, |call| {
+        Box::pin(mq_session_read::describe(call))
+    }),
     line(Mq, "deleteMqSession", &["deleteMqttSession"], Required, |call| {
         Box::pin(mq_session::delete(call))
     }),
@@ -144,8 +150,6 @@ static ACTIONS: &[Action] = &[
 
 /// Actions that exist elsewhere, with the API they belong to.
 static NOT_OFFERED: &[(&str, &str)] = &[
-    ("mq", "listMqSessions"),
-    ("mq", "describeMqSessions"),
     ("admin", "createCodePackage"),
     ("admin", "alterCodePackage"),
     ("admin", "cloneCodePackage"),

@@ -209,7 +209,8 @@ impl SubscriptionAction {
 }
 
 impl SubscriptionParams {
-    fn of_broker(filter: String, options: SubscriptionOptions) -> Self {
+    /// As the broker holds it.
+    pub fn of_broker(filter: String, options: SubscriptionOptions) -> Self {
         Self {
             filter,
             identifier: options.identifier,

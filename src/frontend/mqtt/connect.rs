@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::{Client, Serving, write_all};
-use super::frame::{Cut, Kind, Malformed, Version, cut};
+use super::frame::{Cut, Kind, Malformed, REMAINING_LENGTH_MAX, Version, cut};
 use super::input::{Input, Taken};
 use super::output::Output;
 use super::packet::{self, Connack, Connect, Packet};
@@ -173,7 +173,8 @@ impl Accepted {
         let connack = Connack {
             session_present: self.session_present,
             receive_maximum: settings.receive_maximum,
-            maximum_packet_size: Some(settings.packet_bytes_max),
+            // Some clients (paho) take a larger value for an error, and it says hardly less.
+            maximum_packet_size: Some(settings.packet_bytes_max.min(REMAINING_LENGTH_MAX)),
             assigned_client_id: self.assigned.then(|| client.handle.client_name()),
             topic_alias_maximum: settings.topic_alias_maximum,
             ..Connack::default()

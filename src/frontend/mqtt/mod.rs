@@ -32,6 +32,11 @@ pub mod v5;
 mod corpus;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+#[path = "../../../tests/common/mqtt.rs"]
+mod raw;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -1,3 +1,5 @@
+//! The model: the conformance suite, and what is its own.
+
 use super::*;
 use crate::store::conformance::Harness;
 

@@ -1,3 +1,5 @@
+//! The catalog: what it lists, what survives an interrupted flush, and how it is made again.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Sidecars: the same answers as from memory, and an error for every damaged byte.
+
 use super::*;
 use crate::store::local::faulty_disk::{FaultyDisk, Random};
 

@@ -1,3 +1,5 @@
+//! Snapshots: what is written is read back, also from a chain; what is damaged or cut is never taken.
+
 use super::*;
 use crate::store::local::faulty_disk::{FaultyDisk, Random};
 use crate::store::{Offset, OnceKey, RetentionClass, SequenceId};

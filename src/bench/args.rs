@@ -1,0 +1,150 @@
+//! Arguments of `evermq bench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// Arguments of `bench`.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// What to measure.
+    #[command(subcommand)]
+    pub what: What,
+}
+
+/// What `bench` can measure.
+#[derive(Subcommand, Debug)]
+pub enum What {
+    /// Each publisher to its own subscriber, by a topic of its own
+    Live(LoadArgs),
+    /// One publisher, every subscriber gets everything
+    FanOut(LoadArgs),
+    /// Many publishers, one subscriber gets everything
+    FanIn(LoadArgs),
+    /// Publishers only, nobody subscribes
+    Publish(LoadArgs),
+    /// Write and fdatasync in a directory, as the log does it
+    Disk(DiskArgs),
+    /// The bare log in a directory: append and group commit, without a broker
+    Log(LogArgs),
+}
+
+/// Which broker, and how hard.
+#[derive(Args, Debug, Clone)]
+pub struct LoadArgs {
+    /// Where the broker listens
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// Its MQTT port
+    #[arg(long, default_value_t = 1883)]
+    pub port: u16,
+    /// MQTT version
+    #[arg(long, value_enum, default_value_t = MqttVersion::V5)]
+    pub mqtt: MqttVersion,
+    /// Quality of service of publishes and subscriptions
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub qos: u8,
+    /// Publishers [default: 10; fan-out: 1]
+    #[arg(long)]
+    pub publishers: Option<usize>,
+    /// Subscribers [default: as many as publishers; fan-out: 50; fan-in: 1]
+    #[arg(long)]
+    pub subscribers: Option<usize>,
+    /// Topics [default: one a publisher]
+    #[arg(long)]
+    pub topics: Option<usize>,
+    /// Bytes of a payload; 24 of them say who sent it, which one it is, and when it was due
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(24..=16_777_216))]
+    pub size: u32,
+    /// Messages a publisher has unacknowledged at most (QoS 1 and 2)
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=32_767))]
+    pub window: u32,
+    /// Messages a publisher is ahead of its slowest subscriber at most; 0 is without bound
+    #[arg(long, default_value_t = 500)]
+    pub ahead: u64,
+    /// Messages a second of all publishers together; as fast as the window allows if not given
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Messages of each publisher; without it the run has a duration
+    #[arg(long)]
+    pub count: Option<u64>,
+    /// Seconds that are measured
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// Seconds before that
+    #[arg(long, default_value_t = 1.0)]
+    pub warmup: f64,
+    /// Subscribers have sessions that outlive their connection
+    #[arg(long)]
+    pub persistent: bool,
+    /// First level of the topics and beginning of the client names
+    #[arg(long, default_value = "bench")]
+    pub prefix: String,
+    /// User name
+    #[arg(long)]
+    pub username: Option<String>,
+    /// Password
+    #[arg(long)]
+    pub password: Option<String>,
+    /// Threads of the tool
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub threads: u8,
+    /// Process id of the broker, to measure its CPU time and memory
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// One line of JSON instead of text, and no progress
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// MQTT versions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum MqttVersion {
+    /// 3.1.1
+    #[value(name = "3.1.1")]
+    V311,
+    /// 5.0
+    #[value(name = "5", alias = "5.0")]
+    V5,
+}
+
+/// Arguments of `bench disk`.
+#[derive(Args, Debug)]
+pub struct DiskArgs {
+    /// Where to write; a file is made there and removed
+    pub dir: PathBuf,
+    /// Bytes between two syncs
+    #[arg(long, default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub bytes: u32,
+    /// Seconds to measure
+    #[arg(long, default_value_t = 3.0)]
+    pub seconds: f64,
+    /// One line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `bench log`.
+#[derive(Args, Debug)]
+pub struct LogArgs {
+    /// Where to make a store; it is removed afterwards
+    pub dir: PathBuf,
+    /// Bytes of a record's body
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub size: u32,
+    /// Records that are appended and not durable at most
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub outstanding: u32,
+    /// Records handed over at once
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub run: u32,
+    /// Logs the records go to
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub logs: u32,
+    /// Seconds to measure
+    #[arg(long, default_value_t = 3.0)]
+    pub seconds: f64,
+    /// One line of JSON
+    #[arg(long)]
+    pub json: bool,
+}

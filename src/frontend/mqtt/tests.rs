@@ -1,0 +1,189 @@
+//! The loop over a store whose durability, space and failures the test decides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::connection::Serving;
+use super::raw::{Level, RawClient, Received, ack, connect, publish};
+use super::{Authentication, Authenticator, Credentials, Frontend, Identity, Settings};
+use crate::broker::{Broker, BrokerSettings};
+use crate::clock::Clock;
+use crate::store::memory::MemoryStore;
+
+struct Open;
+
+impl Authenticator for Open {
+    fn authenticate(&self, _: Credentials) -> Authentication<'_> {
+        Box::pin(async { Ok(Identity::default()) })
+    }
+}
+
+async fn frontend(clock: &Clock) -> (Arc<MemoryStore>, Arc<Frontend>) {
+    let store = MemoryStore::new(clock.clone());
+    let broker = Broker::open(Arc::clone(&store) as _, clock.clone(), BrokerSettings::default())
+        .await
+        .unwrap();
+    (store, Frontend::new(broker, Settings::default(), Arc::new(Open)))
+}
+
+async fn listening() -> (Arc<MemoryStore>, std::net::SocketAddr) {
+    let (store, frontend) = frontend(&Clock::system()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(frontend.listen(listener, std::future::pending()));
+    (store, address)
+}
+
+async fn hello(address: std::net::SocketAddr, level: Level, client_id: &str, clean: bool) -> RawClient {
+    RawClient::hello(address, level, client_id, clean).await.0
+}
+
+/// What an idle connection costs, besides what the system and the broker hold for it.
+#[tokio::test]
+async fn the_future_of_a_connection_is_small() {
+    let (_, frontend) = frontend(&Clock::system()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let peer = stream.peer_addr().unwrap();
+    let future = frontend.serve(stream, peer);
+    let state = size_of::<Serving<TcpStream>>();
+    let bytes = size_of_val(&future) + state;
+    assert!(bytes <= 1_536, "{bytes} bytes, {state} of them boxed");
+}
+
+/// Promise 1: an acknowledgement means disk.
+#[tokio::test]
+async fn nothing_is_acknowledged_or_delivered_before_the_disk_has_it() {
+    let (store, address) = listening().await;
+    for level in [Level::V311, Level::V5] {
+        let mut subscriber = hello(address, level, "s", true).await;
+        subscriber.subscribe("t", 2).await;
+        let mut publisher = hello(address, level, "p", false).await;
+        store.hold();
+        publisher.send(&publish(level, "t", b"1", 1, 1, false)).await;
+        publisher.send(&publish(level, "t", b"2", 2, 2, false)).await;
+        // What waits for the disk holds up nothing else.
+        publisher.ping().await;
+        subscriber.ping().await;
+        store.release();
+        publisher.expect(Received::Puback(1, 0)).await;
+        publisher.expect(Received::Pubrec(2, 0)).await;
+        assert_eq!(subscriber.take().await.payload, b"1");
+        assert_eq!(subscriber.take().await.payload, b"2");
+        store.hold();
+        publisher.send(&ack(0x62, 2)).await;
+        publisher.ping().await;
+        store.release();
+        publisher.expect(Received::Pubcomp(2, 0)).await;
+    }
+}
+
+/// spec/semantics.md 12: the packet id of a delivery with `QoS` 2 is durable before its PUBLISH, its PUBREC before the
+/// PUBREL; replies pass what waits.
+#[tokio::test]
+async fn a_qos_2_delivery_waits_for_its_packet_id_and_replies_pass_it() {
+    let (store, address) = listening().await;
+    let mut subscriber = hello(address, Level::V5, "s", false).await;
+    subscriber.subscribe("t", 2).await;
+    let mut publisher = hello(address, Level::V5, "p", true).await;
+    publisher.publish("t", b"first", 2, 1).await;
+    let first = subscriber.next().await.message();
+    store.hold();
+    subscriber.send(&ack(0x50, first.packet_id)).await;
+    subscriber.ping().await;
+    store.release();
+    subscriber.expect(Received::Pubrel(first.packet_id, 0)).await;
+    subscriber.send(&ack(0x70, first.packet_id)).await;
+    subscriber.ping().await;
+
+    // Absent, it waits; on its return the pull that hands it out has to be stored.
+    subscriber.vanish();
+    publisher.publish("t", b"second", 2, 1).await;
+    publisher.publish("t", b"third", 1, 1).await;
+    let mut subscriber = RawClient::open(address, Level::V5).await;
+    subscriber.send(&connect(Level::V5, "s", false, u32::MAX)).await;
+    assert!(matches!(subscriber.next().await, Received::Connack { code: 0, .. }));
+    let mut waited = subscriber.next().await.message();
+    assert_eq!((waited.qos, &waited.payload[..]), (2, &b"second"[..]));
+    waited = subscriber.next().await.message();
+    assert_eq!((waited.qos, &waited.payload[..]), (1, &b"third"[..]));
+}
+
+/// Promise 10.
+#[tokio::test]
+async fn a_full_store_refuses_messages_and_goes_on_when_there_is_room() {
+    let (store, address) = listening().await;
+    let mut new = hello(address, Level::V5, "new", true).await;
+    let mut old = hello(address, Level::V311, "old", true).await;
+    new.subscribe("t", 1).await;
+    new.publish("t", b"before", 1, 1).await;
+    let before = new.next().await.message();
+    store.set_full(true);
+    new.send(&publish(Level::V5, "t", b"no", 1, 1, false)).await;
+    new.expect(Received::Puback(1, 0x97)).await;
+    new.send(&publish(Level::V5, "t", b"no", 2, 2, false)).await;
+    new.expect(Received::Pubrec(2, 0x97)).await;
+    new.send(&publish(Level::V5, "t", b"no", 0, 0, false)).await;
+    new.send(&ack(0x40, before.packet_id)).await;
+    new.ping().await;
+    // 3.1.1 has no way to say it.
+    old.send(&publish(Level::V311, "t", b"no", 1, 1, false)).await;
+    assert_eq!(old.closed().await, None);
+    store.set_full(false);
+    new.send(&publish(Level::V5, "t", b"after", 2, 2, false)).await;
+    let (mut answered, mut delivered) = (false, false);
+    while !answered || !delivered {
+        match new.next().await {
+            Received::Pubrec(2, 0) => answered = true,
+            Received::Publish(message) => {
+                assert_eq!(message.payload, b"after");
+                delivered = true;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Promise 11.
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_acknowledged_and_connections_end() {
+    let (store, address) = listening().await;
+    let mut new = hello(address, Level::V5, "new", false).await;
+    let mut old = hello(address, Level::V311, "old", false).await;
+    store.hold();
+    new.send(&publish(Level::V5, "t", b"m", 1, 1, false)).await;
+    old.send(&publish(Level::V311, "t", b"m", 1, 1, false)).await;
+    new.ping().await;
+    old.ping().await;
+    store.latch("the disk is gone");
+    assert_eq!(new.closed().await, Some(0x83));
+    assert_eq!(old.closed().await, None);
+    let mut late = RawClient::open(address, Level::V5).await;
+    late.send(&connect(Level::V5, "late", false, u32::MAX)).await;
+    assert!(matches!(late.next().await, Received::Connack { code: 0x88, .. }));
+}
+
+/// A connection writes its positions by the clock, without being asked.
+#[tokio::test]
+async fn positions_are_written_within_the_commit_interval() {
+    let clock = Clock::manual(1_800_000_000_000);
+    let (store, frontend) = frontend(&clock).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(frontend.listen(listener, std::future::pending()));
+    let mut subscriber = hello(address, Level::V5, "s", false).await;
+    subscriber.subscribe("t", 1).await;
+    let mut publisher = hello(address, Level::V5, "p", true).await;
+    publisher.publish("t", b"m", 1, 1).await;
+    subscriber.take().await;
+    subscriber.ping().await;
+    let before = crate::store::Store::mark(&*store);
+    for _ in 0..20 {
+        clock.advance(Duration::from_millis(100));
+        publisher.ping().await;
+        subscriber.ping().await;
+    }
+    assert!(crate::store::Store::mark(&*store) > before);
+}
