@@ -545,7 +545,10 @@ fn identify(disk: &dyn Disk, dir: &DataDir, options: &Options) -> Result<(Manife
             let snapshots = dir.snapshots();
             let names = disk.list(&snapshots);
             let names = names.map_err(|error| dir.io("list", &snapshots, &error))?;
-            if names.iter().any(|name| name.ends_with(".snap")) {
+            if names
+                .iter()
+                .any(|name| Path::new(name).extension().is_some_and(|end| end == "snap"))
+            {
                 return Err(without_manifest(dir));
             }
             let mut store = [0; 16];
