@@ -11,6 +11,7 @@
 //! - A directory that holds segments and no MANIFEST is never initialised anew, unless the first segment never held
 //!   anything: then a first start was interrupted.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, LockGuard, Place, read_whole};
@@ -103,7 +104,7 @@ impl DataDir {
         }
         for path in left {
             match disk.unlink(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(self.io("remove", &path, &error));
                 }
                 _ => {}
@@ -112,9 +113,17 @@ impl DataDir {
         Ok(())
     }
 
-    /// An I/O error with what was tried and where.
+    /// The whole path, for those who look for it from elsewhere.
+    pub(crate) fn full(path: &Path) -> String {
+        let full = std::path::absolute(path);
+        full.as_deref().unwrap_or(path).display().to_string()
+    }
+
+    /// An I/O error with what was tried, where, and what helps.
+    #[expect(clippy::unused_self, reason = "paths of errors are those of this directory")]
     pub(crate) fn io(&self, tried: &str, path: &Path, error: &std::io::Error) -> Error {
-        Error::Io(format!("cannot {tried} `{}`: {error}", self.shown(path)))
+        let path = Self::full(path);
+        Error::Io(format!("cannot {tried} `{path}`: {error}{}", remedy(tried, error)))
     }
 
     /// Takes the lock.
@@ -123,11 +132,34 @@ impl DataDir {
         match disk.lock(&path) {
             Ok(Some(guard)) => Ok(guard),
             Ok(None) => Err(Error::Refused(format!(
-                "`{}` is in use by another process",
-                self.root.display()
+                "`{}` is in use by another process; stop that one, or name another data directory",
+                Self::full(&self.root)
+            ))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::Refused(format!(
+                "`{}` does not exist, and a new store is not allowed here; name the directory of a store, or mount its \
+                 disk",
+                Self::full(&self.root)
             ))),
             Err(error) => Err(self.io("lock", &path, &error)),
         }
+    }
+}
+
+/// What an operator can do about an error of the disk, to be put behind it.
+fn remedy(tried: &str, error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "; give the user that the server runs as the right to write there, or name another data directory"
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            "; the file system takes no writes: mount it writable, or name another data directory"
+        }
+        ErrorKind::NotADirectory => {
+            "; something on the way to it is not a directory: move that away, or name another data directory"
+        }
+        ErrorKind::NotFound if tried == "make" => "; it cannot be made there: name another data directory",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free space on its file system",
+        _ => "",
     }
 }
 
@@ -167,12 +199,12 @@ impl Manifest {
     }
 
     fn decode(bytes: &[u8]) -> std::result::Result<Self, String> {
-        let short = || "it is too short".to_owned();
+        let short = || "it is too short; put it back from a backup".to_owned();
         if bytes.len() < MANIFEST_BYTES {
             return Err(short());
         }
         if u64_at(bytes, 0) != Some(MANIFEST_MAGIC) {
-            return Err("it is not a MANIFEST".into());
+            return Err("it is not a MANIFEST; put it back from a backup".into());
         }
         let version = u32_at(bytes, 8).ok_or_else(short)?;
         if version > FORMAT_VERSION {
@@ -181,7 +213,7 @@ impl Manifest {
             ));
         }
         if u32_at(bytes, 72) != Some(crc32fast::hash(bytes.get(..72).ok_or_else(short)?)) {
-            return Err("its checksum is wrong".into());
+            return Err("its checksum is wrong; put it back from a backup".into());
         }
         let id = |at: usize| bytes.get(at..).and_then(|id| id.first_chunk::<16>()).copied();
         Ok(Self {
@@ -201,8 +233,8 @@ impl Manifest {
         match read_whole(disk, &path, 4096) {
             Ok(bytes) => Self::decode(&bytes)
                 .map(Some)
-                .map_err(|cause| Error::Refused(format!("`{}` cannot be used: {cause}", dir.shown(&path)))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                .map_err(|cause| Error::Refused(format!("`{}` cannot be used: {cause}", DataDir::full(&path)))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(dir.io("read", &path, &error)),
         }
     }
@@ -213,7 +245,7 @@ impl Manifest {
         let aside = path.with_extension("new");
         let write = || {
             match disk.unlink(&aside) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
             let file = disk.create(&aside)?;

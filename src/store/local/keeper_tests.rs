@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::faulty_disk::FaultyDisk;
 use super::harness::{ALL, Machine, NOON, options, segment};
@@ -151,6 +151,26 @@ fn a_pin_keeps_what_lies_behind_it() {
     machine.publish(log, &[1; 7000]);
     machine.store.keep().unwrap();
     assert!(count(&machine) < held);
+}
+
+#[test]
+fn maintenance_gives_way_to_commits_that_are_late() {
+    let disk = FaultyDisk::new();
+    let mut machine = Machine::start(&disk);
+    let log = machine.create("a");
+    machine.publish(log, b"x");
+    let is_late = |machine: &Machine, ms| {
+        let now = Instant::now() + Duration::from_millis(ms);
+        machine.store.log.append.lock().is_late(now)
+    };
+    assert!(!is_late(&machine, 2), "nothing waits");
+    machine.append_lazy(log, b"x");
+    assert!(!is_late(&machine, 2), "nobody waits");
+    machine.append(log, b"x");
+    assert!(is_late(&machine, 2));
+    machine.store.log.give_way();
+    machine.store.pump(false);
+    assert!(!is_late(&machine, 2));
 }
 
 fn snapshots(disk: &FaultyDisk) -> Vec<PathBuf> {

@@ -27,6 +27,8 @@ mod keeper_tests;
 #[cfg(test)]
 mod listing_tests;
 #[cfg(test)]
+mod open_tests;
+#[cfg(test)]
 mod recovery_tests;
 #[cfg(test)]
 mod simulation;
@@ -49,7 +51,7 @@ pub use self::keeper::SnapshotPolicy;
 use self::listing::{Listing, changes_of};
 use self::log::Log;
 use self::log::append::{Append, Cursor, Stop};
-use self::log::frame::{FORMAT_VERSION, SEGMENT_HEADER_BYTES};
+use self::log::frame::SEGMENT_HEADER_BYTES;
 use self::log::prepare::Preparer;
 use self::log::recent::{RECENT_BYTES_MAX, Recent};
 pub use self::log::recovery::Cut;
@@ -190,6 +192,9 @@ impl LocalStore {
                 "segments of {} bytes are not possible; at least {SEGMENT_BYTES_MIN}, and less than 4 GiB",
                 options.segment_bytes
             )));
+        }
+        if options.dir.as_os_str().is_empty() {
+            return Err(Error::Refused("the data directory is an empty path; name one".into()));
         }
         let disk = options.disk.as_ref();
         let dir = DataDir::new(&options.dir);
@@ -386,7 +391,11 @@ impl LocalStore {
         let segment_bytes = self.segment_bytes;
         let maintenance = std::thread::Builder::new().name("maintenance".into()).spawn(move || {
             let keep = &mut |pace: &dyn Fn()| {
-                if let Err(error) = keeper.step(false, pace) {
+                let polite = || {
+                    pace();
+                    log.give_way();
+                };
+                if let Err(error) = keeper.step(false, &polite) {
                     tracing::warn!(%error, "maintenance of the store failed, and is tried again");
                 }
             };
@@ -519,8 +528,8 @@ fn identify(disk: &dyn Disk, dir: &DataDir, options: &Options) -> Result<(Manife
     if let Some(manifest) = Manifest::read(disk, dir)? {
         if files.segments.is_empty() {
             return Err(Error::Refused(format!(
-                "`{}` names a store, but its log is missing; restore it from a backup",
-                dir.manifest().display()
+                "`{}` names a store, but its log is missing; put the whole directory back from a backup",
+                DataDir::full(&dir.manifest())
             )));
         }
         return Ok((manifest, false));
@@ -528,11 +537,20 @@ fn identify(disk: &dyn Disk, dir: &DataDir, options: &Options) -> Result<(Manife
     let store = match files.segments.as_slice() {
         [] if options.require_existing => {
             return Err(Error::Refused(format!(
-                "`{}` holds no store, and a new one is not allowed; is its disk mounted?",
-                dir.root().display()
+                "`{}` holds no store, and a new one is not allowed here; name the directory of a store, or mount its disk",
+                DataDir::full(dir.root())
             )));
         }
         [] => {
+            let snapshots = dir.snapshots();
+            let names = disk.list(&snapshots);
+            let names = names.map_err(|error| dir.io("list", &snapshots, &error))?;
+            if names
+                .iter()
+                .any(|name| Path::new(name).extension().is_some_and(|end| end == "snap"))
+            {
+                return Err(without_manifest(dir));
+            }
             let mut store = [0; 16];
             let drawn = getrandom::fill(&mut store);
             drawn.map_err(|error| Error::Io(format!("no random number to be had: {error}")))?;
@@ -557,8 +575,9 @@ fn identify(disk: &dyn Disk, dir: &DataDir, options: &Options) -> Result<(Manife
 /// R25
 fn without_manifest(dir: &DataDir) -> Error {
     Error::Refused(format!(
-        "`{}` holds a log of format {FORMAT_VERSION} or another, but no MANIFEST; nothing is initialised anew over it",
-        dir.root().display()
+        "`{}` holds data and no MANIFEST, which says whose they are; nothing is begun anew over them: put MANIFEST back \
+         from a backup, or name another data directory",
+        DataDir::full(dir.root())
     ))
 }
 

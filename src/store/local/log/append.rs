@@ -10,7 +10,7 @@
 //! - An early record passes only if no earlier record of its log still waits to be handed out.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
@@ -29,6 +29,9 @@ pub(crate) const PENDING_BYTES_MAX: usize = 64 << 20;
 pub(crate) const PENDING_ROWS_BYTES: usize = 8 << 20;
 /// A commit of more bytes than this is a batch of its own.
 const COMMIT_ALONE_BYTES: u64 = 4 << 20;
+
+/// Maintenance gives way to commits that have waited for longer.
+const LATE: Duration = Duration::from_millis(1);
 
 /// A log, as far as appending needs it.
 struct AppendLog {
@@ -239,6 +242,16 @@ impl Append {
             }
             EntryKind::Row | EntryKind::RowDeleted | EntryKind::Trim | EntryKind::TrimClass => {}
         }
+    }
+
+    /// Whether a commit that somebody waits for has lain here for more than a moment.
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        let closed = self.closed.iter().find_map(|closed| match closed {
+            Closed::Batch(building) => Some(building),
+            Closed::Seal { .. } => None,
+        });
+        let oldest = closed.or(self.building.as_ref());
+        oldest.is_some_and(|building| building.urgent && now.saturating_duration_since(building.begun) > LATE)
     }
 
     /// The number the next log would get.

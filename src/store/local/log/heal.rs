@@ -154,7 +154,6 @@ fn sidecar_number(file: &str) -> Option<u32> {
 /// What a scan of a segment finds.
 struct Scan<'a> {
     bytes: &'a [u8],
-    segment: u32,
     salt: u64,
     builder: Builder,
     /// The first position of each log.
@@ -168,7 +167,6 @@ impl<'a> Scan<'a> {
     fn run(bytes: &'a [u8], segment: u32, salt: u64) -> Self {
         let mut scan = Self {
             bytes,
-            segment,
             salt,
             builder: Builder::default(),
             firsts: FxHashMap::default(),

@@ -49,6 +49,10 @@ use crate::store::{Error, Refused, Result};
 /// How long to wait for a sync that a snapshot or the catalog needs.
 const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 
+/// A pause of maintenance, and how many in a row.
+const GIVE_WAY: Duration = Duration::from_millis(1);
+const GIVE_WAY_MAX: usize = 20;
+
 /// Marks that somebody wants to go on reading from.
 #[derive(Default)]
 pub(crate) struct Pins(Mutex<BTreeMap<Mark, usize>>);
@@ -168,6 +172,17 @@ impl Log {
         self.feed.queue(FeedItem::Batch(Arc::new(batch)));
         drop(append);
         self.feed.wake();
+    }
+
+    /// Lets commits go first: maintenance calls it between its slices, and pauses while one is late; not for ever, for a
+    /// snapshot that never comes makes the next start long.
+    pub(crate) fn give_way(&self) {
+        for _ in 0..GIVE_WAY_MAX {
+            if !self.append.lock().is_late(Instant::now()) {
+                return;
+            }
+            std::thread::sleep(GIVE_WAY);
+        }
     }
 
     /// Waits until a batch that was handed on is synced: in `interval` durability what readers see may not be.

@@ -42,6 +42,9 @@ use super::segment::{Segment, make_segment, open_segment};
 use crate::store::types::{Batch, Entry, LogId, Mark, Offset};
 use crate::store::{Error, Result};
 
+/// A file of another store.
+const FOREIGN: &str = "it belongs to another store";
+
 /// Where the scan begins: at the end of the snapshot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start {
@@ -199,7 +202,7 @@ impl Scan<'_> {
                 return Ok(Err("it is another segment under this name"));
             }
             if header.store != self.store {
-                return Ok(Err("it belongs to another store"));
+                return Ok(Err(FOREIGN));
             }
             let mut bytes = vec![0; file.len()?.saturating_sub(u64::from(base)) as usize];
             let read = file.read_at(&mut bytes, u64::from(base))?;
@@ -212,7 +215,15 @@ impl Scan<'_> {
                 base,
             }))
         };
-        read().map_err(|error| self.dir.io("read", &path, &error))
+        match read().map_err(|error| self.dir.io("read", &path, &error))? {
+            Err(FOREIGN) => Err(Error::Refused(format!(
+                "`{}` belongs to another store than `{}`: files of two data directories were mixed; put one of them back \
+                 from a backup as a whole",
+                DataDir::full(&path),
+                DataDir::full(&self.dir.manifest())
+            ))),
+            scanned => Ok(scanned),
+        }
     }
 }
 
