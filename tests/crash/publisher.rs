@@ -24,6 +24,8 @@ pub(crate) struct Publisher {
     pub(crate) padding: usize,
     /// It makes no pauses.
     pub(crate) hurries: bool,
+    /// New messages of one connection at most, so that a fast machine does not end with more than it can deliver.
+    pub(crate) quota: u64,
     /// The server said that there is a session.
     known: bool,
     connection: u64,
@@ -52,6 +54,7 @@ impl Publisher {
             topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
             padding: 0,
             hurries: false,
+            quota: 400,
             known: false,
             connection: 0,
             numbers: HashMap::new(),
@@ -167,10 +170,15 @@ pub(crate) async fn run(
     mut phase: watch::Receiver<Phase>,
     mut random: Random,
 ) {
-    let (level, hello, pause_ms) = {
+    let (level, hello, pause_ms, mut quota) = {
         let publisher = publisher.lock();
         let hello = mqtt::connect(publisher.level, &publisher.name, false, u32::MAX);
-        (publisher.level, hello, if publisher.hurries { 1 } else { 15 })
+        (
+            publisher.level,
+            hello,
+            if publisher.hurries { 1 } else { 15 },
+            publisher.quota,
+        )
     };
     let Some(mut client) = RawClient::try_open(address, level).await else {
         return;
@@ -201,10 +209,11 @@ pub(crate) async fn run(
                 for _ in 0..random.between(1, 12) {
                     let packet = {
                         let mut publisher = publisher.lock();
-                        let is_full = publisher.outbox.len() as u64 >= window;
+                        let is_full = publisher.outbox.len() as u64 >= window || quota == 0;
                         (!is_full).then(|| publisher.compose(&mut random))
                     };
                     let Some(packet) = packet else { break };
+                    quota -= 1;
                     if !client.try_send(&packet).await {
                         return;
                     }

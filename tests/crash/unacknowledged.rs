@@ -45,6 +45,7 @@ async fn one_unacknowledged_message_does_not_bring_back_the_ten_thousand_after_i
         .map(|(qos, name)| {
             let mut publisher = Publisher::new(name, Level::V311, *qos, &["case/1", "case/2"]);
             publisher.hurries = true;
+            publisher.quota = u64::MAX;
             Arc::new(Mutex::new(publisher))
         })
         .collect();

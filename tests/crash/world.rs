@@ -37,6 +37,7 @@ impl World {
     pub(crate) fn new(random: Random) -> Self {
         let mut bulk = Publisher::new("bulk", Level::V5, 1, &["bulk/x"]);
         bulk.padding = 30_000;
+        bulk.quota = 60;
         let publishers = [
             Publisher::new("p1", Level::V311, 1, &["load/1/a", "load/1/b", "load/m/a"]),
             Publisher::new("p2", Level::V5, 2, &["load/2/a", "load/2/b", "load/m/a"]),
