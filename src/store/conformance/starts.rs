@@ -108,7 +108,6 @@ pub async fn after_close_nothing_is_taken(harness: &mut dyn Harness) {
 }
 
 /// The second caller has a bug.
-#[expect(clippy::unused_async, reason = "the suite awaits all alike")]
 pub async fn the_feed_has_one_reader(harness: &mut dyn Harness) {
     let store = harness.store();
     let _feed = store.feed();
