@@ -211,10 +211,12 @@ mod tests {
 
     #[test]
     fn a_refusal_is_seen_in_an_acknowledgement() {
-        let read = |bytes: &[u8]| match next(bytes, Version::V5) {
-            Ok(Next::Packet(packet, _)) => packet,
-            _ => panic!(),
-        };
+        fn read(bytes: &[u8]) -> Incoming<'_> {
+            match next(bytes, Version::V5) {
+                Ok(Next::Packet(packet, _)) => packet,
+                _ => panic!(),
+            }
+        }
         assert_eq!(read(&[0x40, 2, 0, 5]), Incoming::Puback(5, false));
         assert_eq!(read(&[0x40, 3, 0, 5, 0x10]), Incoming::Puback(5, false));
         assert_eq!(read(&[0x50, 3, 0, 5, 0x97]), Incoming::Pubrec(5, true));
