@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use evermq::store::local::{LocalStore, Options};
 use evermq::store::{Class, Commit, FeedItem, LogId, MessageLog, RetentionClass, Store};
 
@@ -41,11 +41,11 @@ fn encode(criterion: &mut Criterion) {
     for records in [1, 100] {
         group.throughput(Throughput::Elements(records));
         group.bench_function(BenchmarkId::from_parameter(records), |bencher| {
-            let mut commit = Commit::new(Class::A);
-            bencher.iter(|| {
-                queue(&mut commit, LogId(1), records);
-                commit.clear();
-            });
+            bencher.iter_batched_ref(
+                || Commit::new(Class::A),
+                |commit| queue(commit, LogId(1), records),
+                BatchSize::SmallInput,
+            );
         });
     }
     group.finish();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use crate::broker::account::{Accounts, Denied};
-use crate::broker::{Broker, BrokerSettings};
+use crate::broker::{Broker, BrokerSettings, rows};
 use crate::clock::Clock;
 use crate::config::{Config, DurabilityName, PasswdArgs};
 use crate::frontend::http::{Api, Health, HttpLimits, HttpServer, ServerInfo};
@@ -244,6 +244,8 @@ async fn open_store(config: &Config, clock: &Clock) -> Result<(Arc<LocalStore>, 
     let options = Options {
         durability,
         clock: clock.clone(),
+        cataloged: rows::CATALOGED.to_vec(),
+        damage: Some(rows::DAMAGE),
         ..Options::new(&config.data_dir)
     };
     let (store, report) = blocking(move || LocalStore::open(options)).await.map_err(failed)?;

@@ -268,7 +268,7 @@ impl Shared {
         state.connect_mark = self.store.mark();
         state.epoch += 1;
         state.will.clone_from(&connect.will);
-        self.put_will(session, state, &mut commit);
+        Self::put_will(session, state, &mut commit);
         if state.is_stored() {
             commit.put(
                 rows::SESSION,
@@ -452,8 +452,7 @@ impl Connection {
             };
             once = self.stored.then_some(key);
         }
-        self.shared
-            .queue_message(&mut self.publishes, topic, publisher, message, once);
+        Shared::queue_message(&mut self.publishes, topic, publisher, message, once);
         self.published += 1;
         // One look at the subscriptions serves all messages of a run.
         let matched = *self
@@ -747,12 +746,11 @@ impl Connection {
     /// The next reply whose records are durable.
     pub fn next_replies(&mut self) -> Option<Vec<Reply>> {
         let (ticket, _) = self.replies.front()?;
-        match self.shared.store.outcome(ticket)? {
-            Ok(()) => self.replies.pop_front().map(|(_, replies)| replies),
-            Err(_) => {
-                self.signal.close(Closing::StoreFailed);
-                None
-            }
+        if let Ok(()) = self.shared.store.outcome(ticket)? {
+            self.replies.pop_front().map(|(_, replies)| replies)
+        } else {
+            self.signal.close(Closing::StoreFailed);
+            None
         }
     }
 

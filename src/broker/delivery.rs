@@ -641,15 +641,15 @@ impl<'a> Puller<'a> {
             return need;
         }
         loop {
-            if !state.pending.is_empty() {
-                if let Some(need) = self.hand_pending(&mut state) {
-                    return need;
-                }
+            if !state.pending.is_empty()
+                && let Some(need) = self.hand_pending(&mut state)
+            {
+                return need;
             }
-            if state.step.is_some() {
-                if let Some(need) = self.hand_step(&mut state) {
-                    return need;
-                }
+            if state.step.is_some()
+                && let Some(need) = self.hand_step(&mut state)
+            {
+                return need;
             }
             let dispatched = self.shared.dispatched();
             let mut queue = self.session.queue.lock();
@@ -1128,7 +1128,8 @@ impl<'a> Puller<'a> {
                 }
                 (start, state.position.of(topic.log))
             };
-            if start >= upto || matches!(explicit, Some(Explicit::Behind(_))) {
+            // Also what waits behind the floor: it may catch up while this step is under way, and goes on with it then.
+            if start >= upto {
                 continue;
             }
             let next = match first {

@@ -55,12 +55,13 @@ impl Shared {
     }
 
     pub(super) fn apply_topic(&self, log: LogId, name: &[u8]) {
-        match std::str::from_utf8(name)
+        if let Some(name) = std::str::from_utf8(name)
             .ok()
             .and_then(|name| TopicName::parse(name).ok())
         {
-            Some(name) => self.topics.restore(log, name),
-            None => tracing::error!(log = log.0, "a stored topic name is not valid"),
+            self.topics.restore(log, name);
+        } else {
+            tracing::error!(log = log.0, "a stored topic name is not valid");
         }
     }
 
@@ -196,6 +197,8 @@ impl Shared {
         };
         let filter = TopicFilter::parse(filter).map_err(|invalid| RowError::Malformed(invalid.to_string()))?;
         match row.map(SubscriptionRow::from_row).transpose()? {
+            // Written by the session itself, which knows better by now: the row may be older than its cursor.
+            Some(row) if origin == Origin::Live && row.start.is_some() => {}
             Some(row) => {
                 let due = match row.due {
                     DueRow::None => None,

@@ -58,7 +58,7 @@ impl Pull {
 
 /// What a packet id's acknowledgement did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Acked {
+pub(super) enum Acked {
     /// It completed the exchange.
     Completed(Outgoing),
     /// It moved the exchange on.
@@ -70,7 +70,7 @@ pub enum Acked {
 }
 
 /// A change of the stored rows.
-pub enum SentChange {
+pub(super) enum SentChange {
     /// Write the row.
     Put(u16, SentRow),
     /// Delete the row.
@@ -79,7 +79,7 @@ pub enum SentChange {
 
 /// The exchanges of one session.
 #[derive(Default)]
-pub struct Inflight {
+pub(super) struct Inflight {
     pulls: VecDeque<Pull>,
     last_id: u16,
     count: usize,
@@ -88,23 +88,19 @@ pub struct Inflight {
 }
 
 impl Inflight {
-    /// Exchanges that are not done.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// Exchanges of one topic that are not done.
-    pub fn of_topic(&self, log: LogId) -> u32 {
+    pub(super) fn of_topic(&self, log: LogId) -> u32 {
         self.topics.get(&log).copied().unwrap_or(0)
     }
 
     /// Begins a pull: ids from here on belong together.
-    pub fn begin_pull(&mut self) {
+    pub(super) fn begin_pull(&mut self) {
         if self.pulls.back().is_some_and(|pull| !pull.entries.is_empty()) || self.pulls.is_empty() {
             self.pulls.push_back(Pull {
                 first: 0,
@@ -117,7 +113,7 @@ impl Inflight {
     }
 
     /// Gives a message the next packet id. `None` if all 65,535 are taken.
-    pub fn add(&mut self, outgoing: Outgoing) -> Option<u16> {
+    pub(super) fn add(&mut self, outgoing: Outgoing) -> Option<u16> {
         if self.count >= 65_535 {
             return None;
         }
@@ -148,7 +144,7 @@ impl Inflight {
     }
 
     /// Takes back the last id, which was not sent.
-    pub fn take_back(&mut self, id: u16) {
+    pub(super) fn take_back(&mut self, id: u16) {
         if let Some(pull) = self.pulls.back_mut()
             && pull.place(id) == pull.entries.len().checked_sub(1)
             && let Some(outgoing) = pull.entries.pop()
@@ -167,13 +163,13 @@ impl Inflight {
     }
 
     /// The exchange of an id, if it is not done.
-    pub fn get(&self, id: u16) -> Option<Outgoing> {
+    pub(super) fn get(&self, id: u16) -> Option<Outgoing> {
         let (pull, place) = self.find(id)?;
         self.pulls.get(pull)?.entries.get(place).copied()
     }
 
     /// PUBACK: `QoS` 1 is done.
-    pub fn puback(&mut self, id: u16) -> Acked {
+    pub(super) fn puback(&mut self, id: u16) -> Acked {
         match self.find(id) {
             Some((index, place)) => self.complete_at(index, place, Some(Qos::AtLeastOnce)),
             None => Acked::Unknown,
@@ -181,7 +177,7 @@ impl Inflight {
     }
 
     /// PUBREC: `QoS` 2 goes on with PUBREL, or ends with an error code.
-    pub fn pubrec(&mut self, id: u16, refused: bool) -> Acked {
+    pub(super) fn pubrec(&mut self, id: u16, refused: bool) -> Acked {
         match self.get(id) {
             Some(outgoing) if outgoing.qos == Qos::ExactlyOnce => match outgoing.exchange {
                 _ if refused => self.complete(id),
@@ -196,7 +192,7 @@ impl Inflight {
     }
 
     /// PUBCOMP: `QoS` 2 is done.
-    pub fn pubcomp(&mut self, id: u16) -> Acked {
+    pub(super) fn pubcomp(&mut self, id: u16) -> Acked {
         match self.get(id) {
             Some(outgoing) if outgoing.qos == Qos::ExactlyOnce && outgoing.exchange == Exchange::Released => {
                 self.complete(id)
@@ -206,7 +202,7 @@ impl Inflight {
     }
 
     /// Ends an exchange whatever its state: the message is gone, or returned to its group.
-    pub fn complete(&mut self, id: u16) -> Acked {
+    pub(super) fn complete(&mut self, id: u16) -> Acked {
         match self.find(id) {
             Some((index, place)) => self.complete_at(index, place, None),
             None => Acked::Unknown,
@@ -274,7 +270,7 @@ impl Inflight {
     }
 
     /// Ids that are not done, in the order in which they were first sent.
-    pub fn open_ids(&self) -> Vec<u16> {
+    pub(super) fn open_ids(&self) -> Vec<u16> {
         let ids = |pull: &Pull| {
             (0..pull.entries.len() as u16)
                 .map(|place| pull.first + place)
@@ -288,7 +284,7 @@ impl Inflight {
     }
 
     /// What must be written so that the stored rows say what is here; `floor` goes with each written row.
-    pub fn changes(&mut self, floor: Mark) -> Vec<SentChange> {
+    pub(super) fn changes(&mut self, floor: Mark) -> Vec<SentChange> {
         let mut changes: Vec<_> = self.deleted.drain(..).map(SentChange::Delete).collect();
         for pull in &mut self.pulls {
             if pull.changed && !pull.entries.is_empty() {
@@ -301,7 +297,7 @@ impl Inflight {
     }
 
     /// Keys of all stored rows, for their deletion; forgets everything.
-    pub fn clear(&mut self) -> Vec<u16> {
+    pub(super) fn clear(&mut self) -> Vec<u16> {
         let mut stored: Vec<_> = self.deleted.drain(..).collect();
         stored.extend(self.pulls.drain(..).filter(|pull| pull.stored).map(|pull| pull.first));
         self.count = 0;
@@ -310,7 +306,7 @@ impl Inflight {
     }
 
     /// Keys of all stored rows, for their deletion; what is in flight stays, and nothing of it is stored any more.
-    pub fn forget_stored(&mut self) -> Vec<u16> {
+    pub(super) fn forget_stored(&mut self) -> Vec<u16> {
         let mut stored: Vec<_> = self.deleted.drain(..).collect();
         for pull in self.pulls.iter_mut().filter(|pull| pull.stored) {
             pull.stored = false;
@@ -321,7 +317,7 @@ impl Inflight {
     }
 
     /// Takes up a stored row. Rows come in any order; [`Inflight::restored`] brings them into theirs.
-    pub fn restore(&mut self, first: u16, row: &SentRow) {
+    pub(super) fn restore(&mut self, first: u16, row: &SentRow) {
         self.remove_row(first);
         let entries = row.entries();
         let open = entries.iter().filter(|entry| entry.exchange != Exchange::Done).count();
@@ -342,7 +338,7 @@ impl Inflight {
     }
 
     /// Forgets a stored row that was deleted.
-    pub fn remove_row(&mut self, first: u16) {
+    pub(super) fn remove_row(&mut self, first: u16) {
         if let Some(place) = self.pulls.iter().position(|pull| pull.first == first && pull.stored)
             && let Some(pull) = self.pulls.remove(place)
         {
@@ -353,7 +349,7 @@ impl Inflight {
     }
 
     /// Orders the restored pulls by their sequence, which may have wrapped, and goes on behind the newest.
-    pub fn restored(&mut self) {
+    pub(super) fn restored(&mut self) {
         let mut firsts: Vec<u16> = self.pulls.iter().map(|pull| pull.first).collect();
         firsts.sort_unstable();
         // The sequence begins behind the widest gap on the circle of ids.

@@ -72,7 +72,7 @@ impl Shared {
         state.connected_in = 0;
         let expiry = state.settings.session_expiry_seconds;
         let ends = (expiry < u64::from(u32::MAX)).then(|| self.due_in(Duration::from_secs(expiry)));
-        let ends_now = session.kind == SessionKind::Mqtt && (state.settings.temporary && expiry == 0 || expiry == 0);
+        let ends_now = session.kind == SessionKind::Mqtt && expiry == 0;
         if will && let Some(will) = &state.will {
             let delay = Duration::from_secs(will.delay_seconds.min(u64::from(u32::MAX)));
             if ends_now || delay.is_zero() {
@@ -83,7 +83,7 @@ impl Shared {
                 self.deadlines.at(due.at, session.id);
             }
         } else if !will && session.kind == SessionKind::Mqtt {
-            self.drop_will(session, state, commit);
+            drop_will(session, state, commit);
         }
         if ends_now {
             self.end_session(session, state, commit);
@@ -119,7 +119,7 @@ impl Shared {
         if state.will_due.is_some() {
             self.publish_will(session, state, commit);
         }
-        self.drop_will(session, state, commit);
+        drop_will(session, state, commit);
         // The will of an API session ends with it.
         state.will = None;
         if std::mem::take(&mut state.will_stored) {
@@ -205,7 +205,7 @@ impl Shared {
     }
 
     /// Queues the row of the session's will, or its deletion.
-    pub(super) fn put_will(&self, session: &Session, state: &mut SessionState, commit: &mut Commit) {
+    pub(super) fn put_will(session: &Session, state: &mut SessionState, commit: &mut Commit) {
         match &state.will {
             Some(will) => {
                 let row = WillRow {
@@ -217,18 +217,7 @@ impl Shared {
                 commit.put(rows::WILL, &rows::key(session.id.0), &row.to_row());
                 state.will_stored = true;
             }
-            None => self.drop_will(session, state, commit),
-        }
-    }
-
-    fn drop_will(&self, session: &Session, state: &mut SessionState, commit: &mut Commit) {
-        state.will_due = None;
-        // The will of an API session is a setting and can fire again (spec/semantics.md 8).
-        if session.kind == SessionKind::Mqtt || state.will.is_none() {
-            state.will = None;
-            if std::mem::take(&mut state.will_stored) {
-                commit.delete(rows::WILL, &rows::key(session.id.0));
-            }
+            None => drop_will(session, state, commit),
         }
     }
 
@@ -252,7 +241,7 @@ impl Shared {
         if due {
             self.publish_will(session, state, commit);
         }
-        self.drop_will(session, state, commit);
+        drop_will(session, state, commit);
     }
 
     /// Queues the will's message; the commit must be handed over.
@@ -262,7 +251,7 @@ impl Shared {
             if self.queue_will(&session.name, &state.owner, &will, commit) {
                 state.count_published(1, self.clock.wall_ms(), Some(&will.topic));
             }
-            self.drop_will(session, state, commit);
+            drop_will(session, state, commit);
         }
     }
 
@@ -527,6 +516,17 @@ pub(super) async fn write_totals(shared: Arc<Shared>) {
         let written: Result<Ticket, _> = shared.store.commit(commit);
         if let Err(refused) = written {
             tracing::debug!(%refused, "totals cannot be stored");
+        }
+    }
+}
+
+fn drop_will(session: &Session, state: &mut SessionState, commit: &mut Commit) {
+    state.will_due = None;
+    // The will of an API session is a setting and can fire again (spec/semantics.md 8).
+    if session.kind == SessionKind::Mqtt || state.will.is_none() {
+        state.will = None;
+        if std::mem::take(&mut state.will_stored) {
+            commit.delete(rows::WILL, &rows::key(session.id.0));
         }
     }
 }

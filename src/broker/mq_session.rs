@@ -149,7 +149,7 @@ pub enum SubscribeAction {
 }
 
 /// A message of `publishMessagesToMq`: client name, topic, message.
-pub type NamedPublish<'a> = (&'a str, &'a str, Publish<'a>);
+pub(super) type NamedPublish<'a> = (&'a str, &'a str, Publish<'a>);
 
 impl Broker {
     /// Creates an MQ API session; the name comes back (spec/sessions.md 8).
@@ -186,8 +186,8 @@ impl Broker {
                 state.bound_to = create.settings.temporary.then_some(caller.login);
                 caller.note(&mut state);
                 let mut commit = shared.store.begin(Class::C);
-                shared.put_session(&session, &mut state, &mut commit);
-                shared.put_will(&session, &mut state, &mut commit);
+                Shared::put_session(&session, &mut state, &mut commit);
+                Shared::put_will(&session, &mut state, &mut commit);
                 if state.is_stored() {
                     super::delivery::persist(shared, &session, &mut state, &mut commit);
                 }
@@ -326,7 +326,7 @@ impl Broker {
                 if state.will.is_none() {
                     state.will_due = None;
                 }
-                shared.put_will(&session, state, &mut commit);
+                Shared::put_will(&session, state, &mut commit);
             }
             if session.kind == SessionKind::MqApi {
                 let connected = state.connection_status(session.kind) != ConnectionStatus::Disconnected;
@@ -346,7 +346,7 @@ impl Broker {
                 shared.delete_rows(&session, state, &mut commit);
             }
             if !state.ended {
-                shared.put_session(&session, state, &mut commit);
+                Shared::put_session(&session, state, &mut commit);
             }
             if !was_stored && state.is_stored() {
                 shared.store_everything(&session, state, &mut commit);
@@ -386,7 +386,7 @@ impl Broker {
                     shared.left(&session, state, true, &mut commit);
                 }
                 if !state.ended {
-                    shared.put_session(&session, state, &mut commit);
+                    Shared::put_session(&session, state, &mut commit);
                 }
             }
             shared.store.commit(commit)?
@@ -527,7 +527,7 @@ impl Caller {
 }
 
 impl Shared {
-    pub(super) fn put_session(&self, session: &Session, state: &mut SessionState, commit: &mut Commit) {
+    pub(super) fn put_session(session: &Session, state: &mut SessionState, commit: &mut Commit) {
         if state.is_stored() {
             commit.put(
                 rows::SESSION,
@@ -570,7 +570,7 @@ impl Shared {
             state.settings.status = SessionStatus::Normal;
             state.will_due = None;
             state.connected = self.clock.wall_ms();
-            self.put_session(session, state, commit);
+            Self::put_session(session, state, commit);
         }
     }
 
@@ -593,7 +593,7 @@ impl Shared {
                 state.settings.keep_alive_seconds = change.keep_alive_seconds.unwrap_or(0);
                 state.bound_to = Some(caller.login);
                 state.active = true;
-                self.put_will(session, state, commit);
+                Self::put_will(session, state, commit);
             }
             (SessionKind::MqApi, false) => {
                 state.settings.temporary = false;

@@ -150,21 +150,18 @@ impl Position {
 
     /// Takes up a stored row.
     pub fn restore(&mut self, log: LogId, row: Option<TopicPositionRow>) {
-        match row {
-            Some(row) => {
-                let next = Offset(row.next);
-                let explicit = if row.behind {
-                    Explicit::Behind(next)
-                } else {
-                    Explicit::Ahead(next)
-                };
-                self.explicit.insert(log, explicit);
-                self.stored.insert(log);
-            }
-            None => {
-                self.explicit.remove(&log);
-                self.stored.remove(&log);
-            }
+        if let Some(row) = row {
+            let next = Offset(row.next);
+            let explicit = if row.behind {
+                Explicit::Behind(next)
+            } else {
+                Explicit::Ahead(next)
+            };
+            self.explicit.insert(log, explicit);
+            self.stored.insert(log);
+        } else {
+            self.explicit.remove(&log);
+            self.stored.remove(&log);
         }
     }
 

@@ -42,7 +42,6 @@ impl Shared {
 
     /// Queues a message; nothing is stored before the commit is handed over.
     pub(super) fn queue_message(
-        &self,
         commit: &mut Commit,
         topic: &Topic,
         publisher: Publisher<'_>,

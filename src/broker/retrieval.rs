@@ -25,7 +25,7 @@ use super::{Broker, Shared};
 use crate::store::{At, Class, Limit, LogId, Mark, Offset, ReadBuf};
 
 /// Bytes of stored records in one answer.
-pub const ANSWER_BYTES: usize = 4 << 20;
+pub(super) const ANSWER_BYTES: usize = 4 << 20;
 
 /// What a retrieval asks for.
 #[derive(Clone, Debug)]
@@ -206,7 +206,7 @@ impl Broker {
         let session = self.usable_session(name, caller)?;
         let only = match &fetch.topic {
             None => None,
-            Some(text) => Some(shared.selected(&session, text)?),
+            Some(text) => Some(Shared::selected(&session, text)?),
         };
         // What was published with QoS 0 before the call shall be in the answer.
         let synced = shared.store.sync();
@@ -364,7 +364,7 @@ impl Drop for Waiting<'_> {
 
 impl Shared {
     /// What `topic` of a retrieval selects: one of the session's filters verbatim, or a topic that its filters cover.
-    fn selected(&self, session: &Session, text: &str) -> Result<TopicFilter, SessionRefused> {
+    fn selected(session: &Session, text: &str) -> Result<TopicFilter, SessionRefused> {
         let refused = || SessionRefused::NotSubscribed(text.into());
         let filter = TopicFilter::parse(text).map_err(|_| refused())?;
         let state = session.state.lock();

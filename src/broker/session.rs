@@ -21,7 +21,7 @@ use super::inflight::Inflight;
 use super::position::Position;
 use super::rows::session::{PublishedTopicsRow, SessionRow, TotalsRow};
 use super::statistics::Rate;
-use super::subscription::{Subscription, TopicMatch};
+use super::subscription::{Subscription, SubscriptionOptions, TopicMatch};
 use super::topic::Topic;
 use super::topic_filter::TopicFilter;
 use super::will::Will;
@@ -270,6 +270,14 @@ impl Subscriptions {
         } else {
             self.exact.insert(subscription.filter.as_str().into(), subscription);
         }
+    }
+
+    /// Gives a subscription other options.
+    pub(super) fn replace(&mut self, filter: &TopicFilter, options: SubscriptionOptions) -> Option<&mut Subscription> {
+        self.forget_matches();
+        let held = self.get_mut(filter)?;
+        held.options = options;
+        Some(held)
     }
 
     pub(super) fn remove(&mut self, filter: &TopicFilter) -> Option<Subscription> {

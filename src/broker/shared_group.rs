@@ -7,7 +7,7 @@
 //! - A message is assigned to one member at most; what comes back is taken before anything newer.
 //! - The group's lock is taken inside a session's state lock, never the other way round.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ahash::AHashMap;
@@ -61,7 +61,7 @@ struct GroupState {
     live: bool,
     /// Behind the last message that was not taken as a reference.
     unheld: Mark,
-    returned: BTreeMap<(LogId, Offset), ()>,
+    returned: BTreeSet<(LogId, Offset)>,
     assigned: BTreeMap<(LogId, Offset), SessionId>,
     changed: Vec<(LogId, Offset)>,
     next_member: usize,
@@ -227,7 +227,7 @@ impl ShareGroup {
         }
         let count = if fair { Self::share(&state, wanted) } else { wanted };
         while taken.messages.len() < count
-            && let Some(((log, position), ())) = state.returned.pop_first()
+            && let Some((log, position)) = state.returned.pop_first()
         {
             taken.messages.push_back(Waiting { log, position });
         }
@@ -341,7 +341,7 @@ impl ShareGroup {
     pub(super) fn give_back(&self, log: LogId, position: Offset) {
         let mut state = self.state.lock();
         if state.assigned.remove(&(log, position)).is_some() {
-            state.returned.insert((log, position), ());
+            state.returned.insert((log, position));
             state.changed.push((log, position));
         }
         drop(state);
@@ -369,7 +369,7 @@ impl ShareGroup {
         for (log, position) in state.changed.drain(..) {
             let part = part_key(&self.filter, log, position);
             let assigned = state.assigned.get(&(log, position));
-            if assigned.is_some() || state.returned.contains_key(&(log, position)) {
+            if assigned.is_some() || state.returned.contains(&(log, position)) {
                 let row = GroupPartRow {
                     count: 1,
                     session: assigned.map(|id| id.0),
@@ -468,12 +468,12 @@ impl GroupTable {
         for key in mine {
             state.assigned.remove(&key);
             if !stays.contains(&key) {
-                state.returned.insert(key, ());
+                state.returned.insert(key);
             }
             state.changed.push(key);
         }
         let ends = state.members.is_empty();
-        let parts: Vec<_> = state.assigned.keys().chain(state.returned.keys()).copied().collect();
+        let parts: Vec<_> = state.assigned.keys().chain(state.returned.iter()).copied().collect();
         let gone = std::mem::take(&mut state.changed);
         if !ends {
             state.changed = gone;
@@ -541,7 +541,7 @@ impl GroupTable {
                 state.assigned.insert((log, position), SessionId(session));
             }
             Some(None) => {
-                state.returned.insert((log, position), ());
+                state.returned.insert((log, position));
             }
             None => {}
         }
@@ -563,7 +563,7 @@ impl GroupTable {
                 .collect();
             for key in lost {
                 state.assigned.remove(&key);
-                state.returned.insert(key, ());
+                state.returned.insert(key);
                 state.changed.push(key);
             }
         }

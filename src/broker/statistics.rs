@@ -13,7 +13,7 @@ use super::position::Explicit;
 use super::rows::session::TotalsRow;
 use super::session::{ConnectionStatus, Session, SessionState};
 use super::{Broker, Shared};
-use crate::store::{At, LogId, Offset};
+use crate::store::{At, LogId, Mark, Offset};
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
@@ -205,7 +205,7 @@ impl SessionState {
 struct Waiting {
     log: LogId,
     next: Option<Offset>,
-    from: At,
+    from: Mark,
 }
 
 impl Broker {
@@ -247,9 +247,14 @@ impl Shared {
             };
             // Positions may have gaps: there are never more records than the log holds.
             let behind = |from: Offset| bounds.next.0.saturating_sub(from.0).min(bounds.records);
-            let begun = self.store.locate(topic.log, topic.from).await?;
-            backlog += behind(topic.next.unwrap_or(begun));
-            for (count, window) in arrived.iter_mut().zip(windows) {
+            backlog += match topic.next {
+                Some(next) => behind(next),
+                None if bounds.newest_mark < topic.from => 0,
+                None => behind(self.store.locate(topic.log, At::Mark(topic.from)).await?),
+            };
+            let windows = arrived.iter_mut().zip(windows);
+            // What is quiet needs no search.
+            for (count, window) in windows.filter(|(_, window)| bounds.newest_time >= now - window * 1_000) {
                 let since = self.store.locate(topic.log, At::Time(now - window * 1_000)).await?;
                 *count += behind(since);
             }
@@ -304,7 +309,7 @@ impl Shared {
                     next: state.position.of(topic.log).map(|explicit| match explicit {
                         Explicit::Ahead(next) | Explicit::Behind(next) => next,
                     }),
-                    from: At::Mark(state.position.floor.max(matched.oldest_start())),
+                    from: state.position.floor.max(matched.oldest_start()),
                 }
             })
             .collect()

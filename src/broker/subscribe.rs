@@ -35,19 +35,28 @@ impl Shared {
             };
         let start = held.map(|held| held.start);
         let due = held.and_then(|held| held.due.clone()).filter(|_| !retained);
+        if state.is_stored() && held.is_some() {
+            // Replaced at once: the row that a position writes meanwhile must not bring the old options back.
+            state.retained_due |= retained;
+            if let Some(held) = state.subscriptions.replace(&filter, options) {
+                if retained {
+                    held.due = Some(RetainedDue {
+                        mark: self.store.mark(),
+                        cursor: String::new(),
+                    });
+                }
+                held.due_stored.clone_from(&held.due);
+                let key = rows::key_with(session.id.0, filter.as_str().as_bytes());
+                commit.put(rows::SUBSCRIPTION, &key, &held.row().to_row());
+            }
+            wake(state);
+            return;
+        }
         if state.is_stored() {
-            let due = match due {
-                Some(due) => DueRow::Behind {
-                    mark: due.mark.to_bytes(),
-                    cursor: due.cursor,
-                },
-                None if retained => DueRow::Here,
-                None => DueRow::None,
-            };
             let row = SubscriptionRow {
                 options,
-                start: start.map(crate::store::Mark::to_bytes),
-                due,
+                start: None,
+                due: if retained { DueRow::Here } else { DueRow::None },
             };
             let key = rows::key_with(session.id.0, filter.as_str().as_bytes());
             commit.put(rows::SUBSCRIPTION, &key, &row.to_row());
@@ -124,6 +133,10 @@ impl Shared {
         }
         if let Some(held) = state.subscriptions.get(&subscription.filter) {
             subscription.start = subscription.start.min(held.start);
+            if origin == Origin::Live && subscription.due.is_none() {
+                subscription.due.clone_from(&held.due);
+                subscription.due_stored.clone_from(&held.due_stored);
+            }
         }
         let filter = subscription.filter.clone();
         let mark = subscription.start;
@@ -142,7 +155,8 @@ impl Shared {
     /// A subscription's row was deleted.
     pub(super) fn unsubscribed(&self, session: &Arc<Session>, filter: &TopicFilter) {
         let mut state = session.state.lock();
-        if state.subscriptions.get(filter).is_some() {
+        // A session that became temporary has no rows any more, and keeps its filters.
+        if state.is_stored() && state.subscriptions.get(filter).is_some() {
             self.forget(session, &mut state, filter);
         }
     }

@@ -132,18 +132,6 @@ impl History {
             .filter_map(|(topic, records)| Some((topic.to_owned(), last(records)?)))
             .collect()
     }
-
-    /// Takes over what a subscriber has that gets everything exactly once.
-    pub(crate) fn take_over(&mut self, seen: &BTreeMap<String, Vec<String>>) {
-        for (topic, payloads) in seen {
-            let records = payloads.iter().enumerate().map(|(at, payload)| Record {
-                id: at as u64 + 1,
-                payload: payload.clone(),
-                retain: payload.contains("|R|"),
-            });
-            self.topics.insert(topic.clone(), records.collect());
-        }
-    }
 }
 
 impl Record {

@@ -2,7 +2,7 @@
 //!
 //! The story of a round: publishers with QoS 1 and QoS 2 send what they have, with several messages under way, and send
 //! again after the last crash what was not acknowledged; subscribers with QoS 1 and QoS 2 take what comes, one of them
-//! slowly, one of them only now and then. At some moment the program dies by SIGKILL, sometimes already while it starts,
+//! slowly, one of them only now and then; programs publish and fetch over HTTP; clients with wills wait. At some moment the program dies by SIGKILL, sometimes already while it starts,
 //! sometimes it may stop in order. Then the history of every topic must have each acknowledged message where it was.
 //!
 //! `EVERMQ_CRASH_SEED` repeats a run, `EVERMQ_CRASH_ROUNDS` sets its length.
@@ -14,12 +14,15 @@ mod http;
 #[path = "../common/mqtt.rs"]
 mod mqtt;
 
+mod api;
 mod history;
 mod payload;
 mod program;
 mod publisher;
 mod random;
 mod subscriber;
+mod unacknowledged;
+mod wills;
 mod world;
 
 use std::time::{Duration, Instant};
@@ -46,7 +49,7 @@ pub(crate) const SHUTTING_DOWN: Received = Received::Disconnect(0x8B);
 /// Rounds without a wish.
 const ROUNDS: u64 = 50;
 /// No run without a wish is longer, in the rounds it has by then.
-const RUN_MAX: Duration = Duration::from_secs(210);
+const RUN_MAX: Duration = Duration::from_secs(400);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_every_kill() {

@@ -22,6 +22,8 @@ pub(crate) struct Publisher {
     pub(crate) topics: Vec<String>,
     /// Length of its payloads.
     pub(crate) padding: usize,
+    /// It makes no pauses.
+    pub(crate) hurries: bool,
     /// The server said that there is a session.
     known: bool,
     connection: u64,
@@ -49,6 +51,7 @@ impl Publisher {
             qos,
             topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
             padding: 0,
+            hurries: false,
             known: false,
             connection: 0,
             numbers: HashMap::new(),
@@ -164,10 +167,10 @@ pub(crate) async fn run(
     mut phase: watch::Receiver<Phase>,
     mut random: Random,
 ) {
-    let (level, hello) = {
+    let (level, hello, pause_ms) = {
         let publisher = publisher.lock();
         let hello = mqtt::connect(publisher.level, &publisher.name, false, u32::MAX);
-        (publisher.level, hello)
+        (publisher.level, hello, if publisher.hurries { 1 } else { 15 })
     };
     let Some(mut client) = RawClient::try_open(address, level).await else {
         return;
@@ -190,7 +193,7 @@ pub(crate) async fn run(
             return;
         }
     }
-    let window = random.between(1, 32);
+    let window = if pause_ms == 1 { 64 } else { random.between(1, 32) };
     loop {
         let now = *phase.borrow_and_update();
         match now {
@@ -214,7 +217,7 @@ pub(crate) async fn run(
             }
             Phase::Quit => {}
         }
-        let pause = tokio::time::sleep(Duration::from_millis(random.between(1, 15)));
+        let pause = tokio::time::sleep(Duration::from_millis(random.between(1, pause_ms)));
         tokio::pin!(pause);
         loop {
             tokio::select! {

@@ -15,12 +15,14 @@ use crate::payload::identity;
 use crate::random::Random;
 use crate::{Phase, SHUTTING_DOWN};
 
-/// `QoS` 1 acknowledgements that a crash may lose: 100 that no record covers yet and so many that are still on their way
-/// to the server or the disk; none that is older than a second, and another second for a machine that is busy.
-const REPEATS_MAX: usize = 100 + 200;
-const REPEATS_FOR: Duration = Duration::from_secs(2);
-/// Whatever their number, so young ones may be on their way.
-const UNREAD_FOR: Duration = Duration::from_millis(300);
+/// `QoS` 1 acknowledgements that no record covers yet, at most, of those that the server has read.
+const UNSAVED_MAX: usize = 100;
+/// None of them is older than a second; the rest is for a machine that is busy.
+const UNSAVED_FOR: Duration = Duration::from_secs(3);
+/// What a record needs from its commit to the file.
+const WRITTEN_IN: Duration = Duration::from_millis(500);
+/// Acknowledgements between two PINGREQ, whose answers say what the server has read.
+const PING_EVERY: usize = 25;
 
 /// What a subscriber remembers.
 pub(crate) struct Subscriber {
@@ -29,6 +31,8 @@ pub(crate) struct Subscriber {
     pub(crate) filters: Vec<(String, u8)>,
     /// Takes its time, acknowledges late, and lets only ten messages be on their way.
     pub(crate) slow: bool,
+    /// It does not acknowledge the message whose payload begins so, and the others in any order.
+    pub(crate) keeps: Option<String>,
     /// It is there in one of so many rounds.
     pub(crate) attends: u64,
     /// SUBACK has come.
@@ -41,7 +45,10 @@ pub(crate) struct Subscriber {
     /// Where a message stands in `seen`.
     places: HashMap<String, usize>,
     /// `QoS` 1 messages acknowledged since the last crash, in this order.
-    acknowledged: Vec<(String, Instant)>,
+    acknowledged: Vec<String>,
+    /// Acknowledgements before each PINGREQ under way, and before those that were answered, and when.
+    pings: VecDeque<usize>,
+    read: Vec<(usize, Instant)>,
     /// Acknowledgements that no crash may lose any more.
     settled: HashSet<String>,
     /// Last place on this connection, by topic.
@@ -50,6 +57,8 @@ pub(crate) struct Subscriber {
     pub(crate) repeats: u64,
     /// Of them, those without DUP.
     pub(crate) repeats_without_dup: u64,
+    /// Payloads of all that came again.
+    pub(crate) came_again: HashSet<String>,
 }
 
 impl Subscriber {
@@ -59,6 +68,7 @@ impl Subscriber {
             level,
             filters: filters.iter().map(|&(filter, qos)| (filter.to_owned(), qos)).collect(),
             slow: false,
+            keeps: None,
             attends: 1,
             subscribed: false,
             known: false,
@@ -66,10 +76,13 @@ impl Subscriber {
             seen: BTreeMap::new(),
             places: HashMap::new(),
             acknowledged: Vec::new(),
+            pings: VecDeque::new(),
+            read: Vec::new(),
             settled: HashSet::new(),
             last: HashMap::new(),
             repeats: 0,
             repeats_without_dup: 0,
+            came_again: HashSet::new(),
         }
     }
 
@@ -119,6 +132,7 @@ impl Subscriber {
                     "{name}: `{payload}` of {topic} came again after newer ones"
                 );
                 self.repeats += 1;
+                self.came_again.insert(payload.clone());
                 self.repeats_without_dup += u64::from(!dup);
                 assert!(
                     !self.settled.contains(&payload),
@@ -139,19 +153,34 @@ impl Subscriber {
     /// PUBACK leaves.
     fn acknowledge(&mut self, message: &Message) {
         if message.qos == 1 {
-            self.acknowledged.push((identity(&message.payload), Instant::now()));
+            self.acknowledged.push(identity(&message.payload));
         }
     }
 
     /// The program was killed then: the last acknowledgements may be forgotten, those before them not.
     pub(crate) fn killed(&mut self, then: Instant) {
+        let read_by = |age| {
+            let read = self
+                .read
+                .iter()
+                .filter(|(_, at)| then.saturating_duration_since(*at) > age);
+            read.map(|(count, _)| *count).max().unwrap_or(0)
+        };
+        let safe = read_by(UNSAVED_FOR).max(read_by(WRITTEN_IN).saturating_sub(UNSAVED_MAX));
+        self.settled.extend(self.acknowledged.drain(..).take(safe));
+        self.read.clear();
+        self.pings.clear();
+    }
+
+    /// Whether it is time to ask what the server has read.
+    fn is_ping_due(&mut self) -> bool {
+        let last = self.pings.back().copied().or(self.read.last().map(|(count, _)| *count));
         let count = self.acknowledged.len();
-        for (at, (payload, when)) in self.acknowledged.drain(..).enumerate() {
-            let age = then.saturating_duration_since(when);
-            if age > REPEATS_FOR || (count - at > REPEATS_MAX && age > UNREAD_FOR) {
-                self.settled.insert(payload);
-            }
+        let is_due = count >= last.unwrap_or(0) + PING_EVERY;
+        if is_due {
+            self.pings.push_back(count);
         }
+        is_due
     }
 
     fn matches(&self, topic: &str) -> bool {
@@ -222,9 +251,10 @@ pub(crate) async fn run(
     mut phase: watch::Receiver<Phase>,
     mut random: Random,
 ) {
-    let (level, slow, hello) = {
+    let (level, slow, keeps, hello) = {
         let subscriber = subscriber.lock();
-        (subscriber.level, subscriber.slow, hello(&subscriber))
+        let keeps = subscriber.keeps.clone();
+        (subscriber.level, subscriber.slow, keeps, hello(&subscriber))
     };
     let Some(mut client) = RawClient::try_open(address, level).await else {
         return;
@@ -257,13 +287,18 @@ pub(crate) async fn run(
     }
     let mut unanswered: VecDeque<(Message, Vec<u8>)> = VecDeque::new();
     loop {
-        let lag = if slow && *phase.borrow_and_update() == Phase::Load {
-            8
-        } else {
-            0
+        let lag = match (*phase.borrow_and_update(), &keeps) {
+            (Phase::Load, Some(_)) => 50,
+            (Phase::Load, None) if slow => 8,
+            _ => 0,
         };
         while unanswered.len() > lag {
-            let Some((message, answer)) = unanswered.pop_front() else {
+            let at = if keeps.is_some() {
+                random.between(0, lag as u64) as usize
+            } else {
+                0
+            };
+            let Some((message, answer)) = unanswered.remove(at) else {
                 break;
             };
             subscriber.lock().acknowledge(&message);
@@ -274,6 +309,10 @@ pub(crate) async fn run(
         if *phase.borrow() == Phase::Quit {
             return;
         }
+        let is_ping_due = subscriber.lock().is_ping_due();
+        if is_ping_due && !client.try_send(&[0xC0, 0]).await {
+            return;
+        }
         let packet = tokio::select! {
             packet = client.next_or_end() => packet,
             _ = phase.changed() => continue,
@@ -282,8 +321,13 @@ pub(crate) async fn run(
             None | Some(SHUTTING_DOWN) => return,
             Some(Received::Publish(message)) => {
                 let answer = subscriber.lock().take(&message);
-                unanswered.push_back((*message, answer));
-                if lag > 0 {
+                let is_kept = keeps
+                    .as_ref()
+                    .is_some_and(|kept| message.payload.starts_with(kept.as_bytes()));
+                if !is_kept {
+                    unanswered.push_back((*message, answer));
+                }
+                if slow && lag > 0 {
                     tokio::time::sleep(Duration::from_millis(random.between(0, 4))).await;
                 }
             }
@@ -293,6 +337,11 @@ pub(crate) async fn run(
                 if !client.try_send(&mqtt::ack(0x70, packet_id)).await {
                     return;
                 }
+            }
+            Some(Received::Pingresp) => {
+                let mut subscriber = subscriber.lock();
+                let count = subscriber.pings.pop_front().expect("a PINGREQ");
+                subscriber.read.push((count, Instant::now()));
             }
             Some(Received::Suback(_, codes)) => {
                 let mut subscriber = subscriber.lock();

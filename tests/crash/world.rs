@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::Phase;
+use crate::api::{self, ApiPublisher, Fetcher};
 use crate::history::History;
 use crate::http::JsonClient;
 use crate::mqtt::{Level, RawClient};
@@ -16,6 +17,7 @@ use crate::program::Program;
 use crate::publisher::{self, Publisher};
 use crate::random::Random;
 use crate::subscriber::{self, Subscriber};
+use crate::wills::{self, WillClient};
 
 /// How long everything acknowledged may take to reach everybody; only a failing test waits so long.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
@@ -24,6 +26,9 @@ pub(crate) struct World {
     random: Random,
     publishers: Vec<Arc<Mutex<Publisher>>>,
     subscribers: Vec<Arc<Mutex<Subscriber>>>,
+    api_publisher: Arc<Mutex<ApiPublisher>>,
+    fetchers: Vec<Arc<Mutex<Fetcher>>>,
+    wills: Vec<Arc<Mutex<WillClient>>>,
     history: History,
     token: String,
 }
@@ -62,6 +67,13 @@ impl World {
                 .into_iter()
                 .map(|subscriber| Arc::new(Mutex::new(subscriber)))
                 .collect(),
+            api_publisher: Arc::default(),
+            fetchers: [("automatic", false), ("manual", true)]
+                .map(|(name, manual)| Arc::new(Mutex::new(Fetcher::new(name, manual))))
+                .into(),
+            wills: [("stays", false, 0), ("clean", true, 0), ("returns", false, 600)]
+                .map(|(name, clean, delay)| Arc::new(Mutex::new(WillClient::new(name, clean, delay))))
+                .into(),
             history: History::default(),
             token: String::new(),
         }
@@ -73,9 +85,11 @@ impl World {
             self.subscribe_everybody(program).await;
             let mut client = JsonClient::new(program.http, "");
             client.log_in(true).await;
+            api::create(&mut client, &self.fetchers).await;
             self.token = client.token;
         }
         self.read_history(program, entire).await;
+        self.wait_for_wills(program).await;
         self.check();
         self.check_retained(program).await;
     }
@@ -107,10 +121,34 @@ impl World {
         let mut client = JsonClient::new(program.http, &self.token);
         let topics: Vec<String> = {
             let publishers = self.publishers.iter().map(|publisher| publisher.lock());
-            publishers.flat_map(|publisher| publisher.topics.clone()).collect()
+            let own = publishers.flat_map(|publisher| publisher.topics.clone());
+            let wills = self.wills.iter().map(|client| client.lock().topic.clone());
+            own.chain(wills).chain([api::TOPIC.to_owned()]).collect()
         };
         for topic in &topics {
+            // Of the long messages the end has to do: all of them again would take longer than the rest of the test.
+            let entire = entire && !topic.starts_with("bulk/");
             self.history.refresh(&mut client, topic, entire).await;
+        }
+    }
+
+    /// Before their clients come back, the wills of the last round must be there.
+    async fn wait_for_wills(&mut self, program: &Program) {
+        let mut client = JsonClient::new(program.http, &self.token);
+        let begin = Instant::now();
+        for will in &self.wills {
+            loop {
+                let (topic, missing) = {
+                    let will = will.lock();
+                    (will.topic.clone(), will.missing(&self.history))
+                };
+                if missing.is_empty() {
+                    break;
+                }
+                assert!(begin.elapsed() < SETTLE_MAX, "wills are missing:{missing}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                self.history.refresh(&mut client, &topic, false).await;
+            }
         }
     }
 
@@ -120,6 +158,10 @@ impl World {
         }
         for subscriber in &self.subscribers {
             subscriber.lock().check(&self.history);
+        }
+        self.api_publisher.lock().check(&self.history);
+        for fetcher in &self.fetchers {
+            fetcher.lock().check(&self.history);
         }
     }
 
@@ -181,6 +223,29 @@ impl World {
                 random,
             ));
         }
+        let random = self.random.fork();
+        let publisher = Arc::clone(&self.api_publisher);
+        everybody.spawn(api::publish(
+            publisher,
+            program.http,
+            self.token.clone(),
+            watched.clone(),
+            random,
+        ));
+        for fetcher in &self.fetchers {
+            let random = self.random.fork();
+            let fetcher = Arc::clone(fetcher);
+            everybody.spawn(api::fetch(
+                fetcher,
+                program.http,
+                self.token.clone(),
+                watched.clone(),
+                random,
+            ));
+        }
+        for will in &self.wills {
+            everybody.spawn(wills::run(Arc::clone(will), program.mqtt, watched.clone(), round));
+        }
         for subscriber in &self.subscribers {
             if round % subscriber.lock().attends == 0 {
                 let random = self.random.fork();
@@ -210,7 +275,14 @@ impl World {
                 let subscriber = subscriber.lock();
                 (subscriber.name.clone(), subscriber.missing(&self.history))
             });
+            let fetchers = self.fetchers.iter().map(|fetcher| {
+                let fetcher = fetcher.lock();
+                let left = fetcher.left(&self.history);
+                let missing = if left == 0 { String::new() } else { format!(" {left};") };
+                (fetcher.name.to_owned(), missing)
+            });
             missing
+                .chain(fetchers)
                 .filter(|(_, missing)| !missing.is_empty())
                 .map(|(name, missing)| format!("{name}:{missing}"))
                 .collect::<String>()
@@ -238,11 +310,15 @@ impl World {
                 subscriber.repeats_without_dup
             );
         }
+        for fetcher in &self.fetchers {
+            let fetcher = fetcher.lock();
+            println!("{}: {} messages", fetcher.name, fetcher.count());
+        }
     }
 }
 
 /// Waits until `missing` returns nothing.
-async fn wait_for(what: &str, missing: impl Fn() -> String) {
+pub(crate) async fn wait_for(what: &str, missing: impl Fn() -> String) {
     let begin = Instant::now();
     loop {
         let missing = missing();
@@ -255,7 +331,7 @@ async fn wait_for(what: &str, missing: impl Fn() -> String) {
 }
 
 /// Waits for everybody; who found something wrong is heard.
-async fn join(mut everybody: JoinSet<()>) {
+pub(crate) async fn join(mut everybody: JoinSet<()>) {
     while let Some(ended) = everybody.join_next().await {
         if let Err(error) = ended {
             match error.try_into_panic() {

@@ -197,3 +197,33 @@ async fn a_full_store_refuses_messages_and_goes_on_with_acknowledgements_and_pos
     let mut subscriber = world.connect("s").await;
     assert_eq!(subscriber.texts(1).await, ["c"]);
 }
+
+/// Options replaced while the subscription's retained messages are under way stay replaced.
+#[tokio::test]
+async fn replaced_options_survive_a_crash() {
+    let mut world = World::new().await;
+    let mut publisher = world.connect("p").await;
+    for at in 0..10 {
+        let retained = Publish {
+            retain: true,
+            ..message(QOS1, b"r")
+        };
+        publisher.publish_message(&format!("t/{at}"), &retained).await;
+    }
+    let mut subscriber = world.connect("s").await;
+    subscriber.subscribe("t/#", QOS0).await;
+    let other = SubscriptionOptions {
+        retain_handling: RetainHandling::Never,
+        identifier: Some(4),
+        ..options(QOS2)
+    };
+    subscriber.subscribe_with("t/#", other).await;
+    subscriber.receive(10).await;
+    subscriber.disconnect();
+    world.crash().await;
+    let mut subscriber = world.connect("s").await;
+    let mut publisher = world.connect("p").await;
+    publisher.publish("t/0", QOS2, "x").await;
+    let got = subscriber.receive(1).await;
+    assert_eq!((got[0].qos, got[0].identifiers.as_slice()), (QOS2, &[4][..]));
+}

@@ -62,11 +62,9 @@ pub struct Call {
 
 impl Call {
     /// Over when the client has hung up; nobody waits for the answer then.
-    pub fn client_gone(&mut self) -> impl Future<Output = ()> + Send {
-        async {
-            // Nothing is ever sent: the other end is dropped with the request.
-            (&mut self.gone).await.ok();
-        }
+    pub async fn client_gone(&mut self) {
+        // Nothing is ever sent: the other end is dropped with the request.
+        (&mut self.gone).await.ok();
     }
 
     /// The settings of the login, or the server's.

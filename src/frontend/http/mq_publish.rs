@@ -66,15 +66,16 @@ pub async fn publish(call: &mut Call) -> Result<Out, Fault> {
     for (index, message) in std::mem::take(&mut request.messages).into_iter().enumerate() {
         let topic = match message.destination {
             Destination::Topic(topic) => topic,
-            Destination::Table(table) => match tables.get(&table) {
-                Some(topic) => topic.clone(),
-                None => {
+            Destination::Table(table) => {
+                if let Some(topic) = tables.get(&table) {
+                    topic.clone()
+                } else {
                     let topic = broker.topic_of_table(&table).ok_or_else(|| table_not_found(&table))?;
                     check_open(&topic)?;
                     tables.insert(table, topic.clone());
                     topic
                 }
-            },
+            }
         };
         let nothing = PayloadType::Binary;
         let session_type = session_types.get(&message.client_name).unwrap_or(&nothing);

@@ -211,6 +211,7 @@ impl LabelChoice {
         }
     }
 
+    #[expect(clippy::option_option, reason = "unchanged, taken away, and given are three answers")]
     fn resolve(self, call: &Call) -> Result<Option<Option<u32>>, Fault> {
         Ok(match self {
             Self::Unchanged => None,
@@ -223,6 +224,7 @@ impl LabelChoice {
 
 /// The will after a request: `None` leaves it, `Some(None)` takes it away. What is not given stays as `held` has it,
 /// else gets its default.
+#[expect(clippy::option_option, reason = "unchanged, taken away, and given are three answers")]
 fn new_will(
     given: &WillParams,
     said_kind: Option<&PayloadType>,

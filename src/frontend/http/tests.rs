@@ -1,6 +1,8 @@
 //! Real requests over a real listener.
 
 mod messages;
+mod retrieval;
+mod sessions;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,9 @@
 //! The extent of logs: trimming, finding, counting.
 
-use super::*;
+use super::{
+    ALL, At, Class, Error, Harness, Limit, Mark, Offset, ReadBuf, Reader, RetentionClass, SequenceId, bodies, patient,
+    texts,
+};
 
 /// Twice is as good as once, back does nothing, beyond the end is the end.
 pub async fn trim_moves_the_first_offset_forward_only(harness: &mut dyn Harness) {

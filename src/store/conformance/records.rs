@@ -1,6 +1,9 @@
 //! Records: offsets, reading, and the numbers they share.
 
-use super::*;
+use super::{
+    ALL, Class, Duration, EntryKind, Error, Harness, Limit, LogId, Mark, Offset, ReadBuf, Reader, RetentionClass,
+    SequenceId, bodies, patient, strictly_ascending, texts,
+};
 
 /// A log begins without records, and is listed by its name.
 pub async fn a_new_log_is_empty(harness: &mut dyn Harness) {

@@ -1,6 +1,6 @@
 //! Rows and once-keys.
 
-use super::*;
+use super::{Class, Harness, Mark, Reader, TABLE, TABLES, bodies, key, patient, row, texts};
 
 /// Within a commit, over commits, after a start.
 pub async fn the_newest_row_wins(harness: &mut dyn Harness) {

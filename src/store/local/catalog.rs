@@ -48,6 +48,8 @@ pub struct Options {
     pub end: Mark,
     /// For the names of what is set aside.
     pub clock: Clock,
+    /// Makes durable what the source has handed out; called before a database that was filled from it counts.
+    pub barrier: Box<dyn Fn() -> Result<()> + Send + Sync>,
 }
 
 /// How long closing waits for the last write.

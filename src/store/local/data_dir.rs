@@ -46,6 +46,11 @@ impl DataDir {
         self.root.join("snapshots")
     }
 
+    /// The catalog's database.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
     pub(crate) fn manifest(&self) -> PathBuf {
         self.root.join("MANIFEST")
     }
@@ -83,6 +88,28 @@ impl DataDir {
         }
         files.segments.sort_unstable();
         Ok(files)
+    }
+
+    /// Removes what interrupted writes left aside. Whoever writes such a name again would remove it, too; this is for those
+    /// that nobody writes again.
+    pub(crate) fn tidy(&self, disk: &dyn Disk) -> Result<()> {
+        let mut left = vec![self.root.join("MANIFEST.new")];
+        for dir in [self.log(), self.snapshots()] {
+            let names = disk.list(&dir).map_err(|error| self.io("list", &dir, &error))?;
+            let aside = names
+                .iter()
+                .filter(|name| Path::new(name).extension().is_some_and(|end| end == "tmp"));
+            left.extend(aside.map(|name| dir.join(name)));
+        }
+        for path in left {
+            match disk.unlink(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(self.io("remove", &path, &error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// An I/O error with what was tried and where.

@@ -12,7 +12,6 @@
 //!   does not list it, and no pin holds it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::log::Log;
@@ -28,8 +27,6 @@ use crate::store::{Error, Result};
 const WARM_SEGMENTS: usize = 2;
 /// Logs and rows that are copied under one hold of the lock.
 const SLICE: usize = 1000;
-/// How long to wait for a sync that a snapshot needs.
-const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 
 /// When a snapshot is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,7 +157,8 @@ impl Keeper {
             };
             let bytes = builder.finish(key, &mut |log| {
                 let previous = index.log(log.0).map_or(0, |touched| touched.previous);
-                link_behind(previous, &mut |segment| self.log.part(segment, log))
+                self.log
+                    .healing(|| link_behind(previous, &mut |segment| self.log.part(segment, log)))
             })?;
             write(self.log.disk.as_ref(), &self.log.dir.sidecar(number), &bytes, pace)?;
             self.indexed = number;
@@ -224,27 +222,19 @@ impl Keeper {
         // that relies on it.
         let written = self
             .index(pace)
-            .and_then(|()| self.until_synced(handed_on))
-            .and_then(|()| self.snapshots.write(&contents, pace));
+            .and_then(|()| self.log.until_synced(handed_on))
+            .and_then(|()| {
+                if let Some(listing) = self.log.listing.get() {
+                    listing.bring_up_to(mark, pace);
+                }
+                self.snapshots.write(&contents, pace)
+            });
         if let Err(error) = written {
             self.log.state.write().changed.put_back(changed);
             return Err(error);
         }
         if self.snapshots.merge_due() {
             self.snapshots.merge(pace)?;
-        }
-        Ok(())
-    }
-
-    /// In `interval` durability what readers see may not be synced yet.
-    fn until_synced(&self, batch: u64) -> Result<()> {
-        let begun = Instant::now();
-        while self.log.synced.load(Ordering::Acquire) < batch {
-            self.log.sync();
-            if begun.elapsed() > SYNC_PATIENCE || self.log.append.lock().latched.is_some() {
-                return Err(Error::Io("a snapshot waits for a sync that does not come".into()));
-            }
-            std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     }

@@ -6,12 +6,14 @@
 //! - One process has the directory; a store that is dropped without [`Store::close`] leaves it as a kill would.
 
 pub mod catalog;
+pub mod damage;
 pub(crate) mod data_dir;
 pub mod disk;
 #[cfg(any(test, feature = "testing"))]
 #[expect(clippy::indexing_slicing, reason = "it exists for tests, where a panic is a finding")]
 pub mod faulty_disk;
 pub(crate) mod keeper;
+pub(crate) mod listing;
 pub(crate) mod log;
 pub(crate) mod rows;
 pub mod snapshot;
@@ -19,7 +21,11 @@ pub mod snapshot;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod heal_tests;
+#[cfg(test)]
 mod keeper_tests;
+#[cfg(test)]
+mod listing_tests;
 #[cfg(test)]
 mod recovery_tests;
 #[cfg(test)]
@@ -29,8 +35,8 @@ mod tests;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -40,6 +46,7 @@ use self::data_dir::{DataDir, Manifest};
 use self::disk::{Disk, LockGuard, RealDisk};
 use self::keeper::Keeper;
 pub use self::keeper::SnapshotPolicy;
+use self::listing::{Listing, changes_of};
 use self::log::Log;
 use self::log::append::{Append, Cursor, Stop};
 use self::log::frame::{FORMAT_VERSION, SEGMENT_HEADER_BYTES};
@@ -99,6 +106,10 @@ pub struct Options {
     pub disk: Arc<dyn Disk>,
     /// When snapshots are written.
     pub snapshots: SnapshotPolicy,
+    /// Tables that are kept in the catalog too, because their rows are listed and searched; none unless said.
+    pub cataloged: Vec<Table>,
+    /// Where the store notes damage that readers meet, see [`damage`]; nowhere unless said.
+    pub damage: Option<Table>,
     /// Refuse to begin a new store: an unmounted disk must not start empty.
     pub require_existing: bool,
     /// No threads: the test calls [`LocalStore::pump`].
@@ -117,6 +128,8 @@ impl Options {
             clock: Clock::system(),
             disk: Arc::new(RealDisk),
             snapshots: SnapshotPolicy::default(),
+            cataloged: Vec::new(),
+            damage: None,
             require_existing: false,
             #[cfg(any(test, feature = "testing"))]
             stepped: false,
@@ -187,6 +200,7 @@ impl LocalStore {
         }
         let lock = dir.lock(disk)?;
         let (mut manifest, created) = identify(disk, &dir, &options)?;
+        dir.tidy(disk)?;
         let place = disk
             .place(dir.root())
             .map_err(|error| dir.io("look at", dir.root(), &error))?;
@@ -231,7 +245,7 @@ impl LocalStore {
             rows,
             snapshots,
             leftover,
-            first_segment: log::frame::segment_of(start.lsn),
+            start: Mark::new(start.lsn),
         };
         let store = Self::start(&options, dir, &manifest, recovered, found, lock)?;
         Ok((store, report))
@@ -261,7 +275,7 @@ impl LocalStore {
             manifest.incarnation << 32,
         );
         append.sync_commits = options.durability == Durability::Sync;
-        let mut state = State::new(found.first_segment);
+        let mut state = State::new(log::frame::segment_of(found.start.raw()));
         let from_snapshot = found.loaded.is_some();
         if let Some(loaded) = found.loaded {
             append.restore(&loaded);
@@ -274,6 +288,7 @@ impl LocalStore {
             let settlement = Arc::clone(&settlement);
             move |batch| settlement.finished(batch.write)
         }));
+        let mut changes = Vec::new();
         for accepted in recovered.accepted {
             if accepted.segment != state.active.number {
                 state.switch(accepted.segment, accepted.batch.write);
@@ -283,6 +298,7 @@ impl LocalStore {
                 append.replay(entry, accepted.batch.body(entry));
             }
             state.apply(&accepted.batch, accepted.start, accepted.time);
+            changes.extend(changes_of(&accepted.batch, &options.cataloged));
             if accepted.batch.entries.is_empty() {
                 continue;
             }
@@ -293,7 +309,8 @@ impl LocalStore {
         }
         state.switch(active.header.number, recovered.next_number);
         state.fed_before_active = append.last_fed;
-        state.end = append.mark();
+        let end = append.mark();
+        state.end = end;
         append.handed_on_mark = state.end;
         feed.push(FeedItem::CaughtUp);
         let spares = dir.log_files(options.disk.as_ref())?.spares;
@@ -317,10 +334,21 @@ impl LocalStore {
             blocks: BlockCache::new(SIDECAR_CACHE_BYTES),
             sidecars: log::cold::OpenSidecars::default(),
             pins: Arc::default(),
+            heals: Mutex::default(),
+            damage_table: options.damage,
+            damaged: Mutex::default(),
+            listing: OnceLock::new(),
         });
         log.open
             .insert(active.header.number, Arc::clone(&active.file), active.header.salt);
         log.preparer.want(active.header.number + 1, segment_bytes);
+        if !options.cataloged.is_empty() {
+            let tables = options.cataloged.clone();
+            let listing = log
+                .listing
+                .get_or_init(|| Listing::start(&log, tables, found.start, recovered.end));
+            listing.replayed(changes, end);
+        }
         let writer = Writer::new(Arc::clone(&log), active, segment_bytes, durable);
         let keeper = Keeper::new(
             Arc::clone(&log),
@@ -427,7 +455,15 @@ impl LocalStore {
             }
             self.log.preparer.stop();
         }
+        if let Some(listing) = self.log.listing.get() {
+            listing.close();
+        }
         self.lock.lock().take();
+    }
+
+    /// Whether the catalog answers for a table.
+    fn is_listed(&self, table: Table) -> bool {
+        self.log.listing.get().is_some_and(|listing| listing.holds(table))
     }
 
     /// The data directory.
@@ -448,7 +484,8 @@ struct Found {
     rows: Rows,
     snapshots: Snapshots,
     leftover: Vec<u32>,
-    first_segment: u32,
+    /// Where the log behind the snapshot begins.
+    start: Mark,
 }
 
 /// R19, as far as the newest snapshot tells; returns segments before it that it does not list.
@@ -670,15 +707,33 @@ impl MessageLog for LocalStore {
 
 impl MetaStore for LocalStore {
     fn derive(&self, table: Table, key: &[u8], row: Option<&[u8]>) {
+        debug_assert!(
+            self.log.listing.get().is_none_or(|listing| !listing.holds(table)),
+            "a start does not derive again what the catalog has, so its tables have no derived rows"
+        );
         let mark = self.log.feed.finished_mark();
         self.log.state.write().apply_row(table, key, row, mark);
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Fetch<'_, Option<Row>> {
+        if self.is_listed(table) {
+            let (shared, key) = (Arc::clone(&self.log), key.to_vec());
+            return blocking(move || match shared.listing.get().and_then(Listing::catalog) {
+                Some(catalog) => catalog.get(table, &key),
+                None => Ok(shared.state.read().rows.get(table, &key)),
+            });
+        }
         Fetch::ready(Ok(self.log.state.read().rows.get(table, key)))
     }
 
     fn scan(&self, table: Table, range: Range<Vec<u8>>, limit: usize) -> Fetch<'_, Vec<KeyedRow>> {
+        if self.is_listed(table) {
+            let shared = Arc::clone(&self.log);
+            return blocking(move || match shared.listing.get().and_then(Listing::catalog) {
+                Some(catalog) => catalog.scan(table, range, limit),
+                None => Ok(shared.state.read().rows.scan(table, range, limit)),
+            });
+        }
         Fetch::ready(Ok(self.log.state.read().rows.scan(table, range, limit)))
     }
 

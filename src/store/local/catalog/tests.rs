@@ -54,6 +54,7 @@ impl World {
             floor: Mark::new(floor),
             end: Mark::new(end),
             clock: Clock::manual(1_700_000_000_000),
+            barrier: Box::new(|| Ok(())),
         };
         Catalog::start(options, source)
     }
@@ -359,6 +360,7 @@ fn while_there_is_no_database_the_source_answers() {
         floor: Mark::START,
         end: Mark::END,
         clock: Clock::manual(0),
+        barrier: Box::new(|| Ok(())),
     };
     let row = Row {
         bytes: b"row".to_vec(),

@@ -164,6 +164,8 @@ fn fill(shared: &Shared, tree: &Tree) -> Result<Meta, Left> {
     for table in &shared.options.tables {
         fill_table(shared, tree, *table, &mut meta)?;
     }
+    // The source may be ahead of the last sync, and what it lost must not live on here.
+    (shared.options.barrier)().map_err(|error| Left::Failed(error.to_string()))?;
     meta.applied = applied;
     tree.write(std::iter::empty(), &mut meta).map_err(Left::Failed)?;
     tree.sync().map_err(Left::Failed)?;

@@ -78,6 +78,10 @@ impl Log {
 
     /// Reads as [`Log::copy`] does, from cold segments too.
     pub(crate) fn read_cold(&self, log: LogId, from: Offset, limit: Limit, into: &mut ReadBuf) -> Result<Progress> {
+        self.healing(|| self.read_segments(log, from, limit, into))
+    }
+
+    fn read_segments(&self, log: LogId, from: Offset, limit: Limit, into: &mut ReadBuf) -> Result<Progress> {
         into.clear();
         let mut from = from;
         loop {
@@ -171,6 +175,10 @@ impl Log {
 
     /// Where to begin, when that may lie in a cold segment.
     pub(crate) fn locate_cold(&self, log: LogId, at: At) -> Result<Offset> {
+        self.healing(|| self.locate_in_segments(log, at))
+    }
+
+    fn locate_in_segments(&self, log: LogId, at: At) -> Result<Offset> {
         match at {
             At::Mark(mark) => self.locate_mark_cold(log, mark),
             At::Last(count) => self.locate_last_cold(log, count),
@@ -235,6 +243,10 @@ impl Log {
 
     /// First position of a log at or behind a mark.
     pub(crate) fn locate_mark_cold(&self, log: LogId, mark: Mark) -> Result<Offset> {
+        self.healing(|| self.locate_mark_in_segments(log, mark))
+    }
+
+    fn locate_mark_in_segments(&self, log: LogId, mark: Mark) -> Result<Offset> {
         let (cold, first) = {
             let state = self.state.read();
             let known = state.logs.get(&log.0).ok_or(Error::NoLog(log))?;
@@ -315,6 +327,10 @@ impl Log {
 
     /// Stored records of a log in a range of positions.
     pub(crate) fn count_cold(&self, log: LogId, from: Offset, to: Offset) -> Result<u64> {
+        self.healing(|| self.count_in_segments(log, from, to))
+    }
+
+    fn count_in_segments(&self, log: LogId, from: Offset, to: Offset) -> Result<u64> {
         let (mut count, mut segment, from) = {
             let state = self.state.read();
             let known = state.logs.get(&log.0).ok_or(Error::NoLog(log))?;
@@ -341,6 +357,10 @@ impl Log {
     /// Logs with stored records in the cold segment of `from`, or in the first behind it. A step is at least a segment,
     /// whatever the limit says, for a sidecar is ordered by log.
     pub(crate) fn touched_cold(&self, from: Mark, limit: Limit, into: &mut Vec<Touched>) -> Result<Mark> {
+        self.healing(|| self.touched_in_segment(from, limit, into))
+    }
+
+    fn touched_in_segment(&self, from: Mark, limit: Limit, into: &mut Vec<Touched>) -> Result<Mark> {
         into.clear();
         let next_cold = self.state.read().cold.range(segment_of(from.raw())..).next().copied();
         let segment = match next_cold {
@@ -384,6 +404,10 @@ impl Log {
 
     /// Whether no log wants a record of a cold segment any more.
     pub(crate) fn is_dead(&self, segment: u32) -> Result<bool> {
+        self.healing(|| self.nobody_wants(segment))
+    }
+
+    fn nobody_wants(&self, segment: u32) -> Result<bool> {
         let Some(sidecar) = self.sidecar(segment)? else {
             return Ok(false);
         };

@@ -9,6 +9,7 @@
 pub(crate) mod append;
 pub(crate) mod cold;
 pub(crate) mod frame;
+pub(crate) mod heal;
 pub(crate) mod index;
 pub(crate) mod prepare;
 pub(crate) mod reader;
@@ -21,11 +22,12 @@ pub(crate) mod state;
 pub(crate) mod writer;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
+use rustc_hash::FxHashSet;
 
 use self::append::{Append, Stop};
 use self::cold::OpenSidecars;
@@ -38,10 +40,14 @@ use self::state::State;
 use super::Durability;
 use super::data_dir::DataDir;
 use super::disk::Disk;
+use super::listing::Listing;
 use crate::clock::Clock;
 use crate::store::feed::{FeedItem, FeedQueue};
-use crate::store::types::{Batch, Commit, Mark, StoreState, Ticket, WaiterId};
-use crate::store::{Refused, Result};
+use crate::store::types::{Batch, Commit, Mark, StoreState, Table, Ticket, WaiterId};
+use crate::store::{Error, Refused, Result};
+
+/// How long to wait for a sync that a snapshot or the catalog needs.
+const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Marks that somebody wants to go on reading from.
 #[derive(Default)]
@@ -106,6 +112,13 @@ pub(crate) struct Log {
     pub(crate) blocks: Arc<BlockCache>,
     pub(crate) sidecars: OpenSidecars,
     pub(crate) pins: Arc<Pins>,
+    /// Held while a sidecar is made again.
+    pub(crate) heals: Mutex<()>,
+    /// Where damage is noted, and the places noted in this run.
+    pub(crate) damage_table: Option<Table>,
+    pub(crate) damaged: Mutex<FxHashSet<Mark>>,
+    /// The catalog, if it keeps any table; set before anything is written.
+    pub(crate) listing: OnceLock<Listing>,
 }
 
 impl Log {
@@ -157,6 +170,19 @@ impl Log {
         self.feed.wake();
     }
 
+    /// Waits until a batch that was handed on is synced: in `interval` durability what readers see may not be.
+    pub(crate) fn until_synced(&self, batch: u64) -> Result<()> {
+        let begun = Instant::now();
+        while self.synced.load(Ordering::Acquire) < batch {
+            self.sync();
+            if begun.elapsed() > SYNC_PATIENCE || self.append.lock().latched.is_some() {
+                return Err(Error::Io("a sync that others wait for does not come".into()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// How a ticket's commit ended, if it has.
     pub(crate) fn outcome(&self, ticket: &Ticket) -> Option<Result<()>> {
         self.settlement.outcome(ticket.write)
@@ -171,7 +197,7 @@ impl Log {
             return StoreState::Full;
         }
         drop(append);
-        let begun = self.sync_begun.load(std::sync::atomic::Ordering::Relaxed);
+        let begun = self.sync_begun.load(Ordering::Relaxed);
         let now = self.born.elapsed().as_millis() as u64;
         if begun != 0 && now.saturating_sub(begun - 1) >= 1000 {
             return StoreState::Slow;

@@ -15,9 +15,10 @@ use super::frame::{Kind, RECORD_PREFIX_BYTES, decode_record, offset_of, segment_
 use super::recent::entry_at;
 use super::segment::open_segment;
 use super::state::{Located, Place};
-use crate::store::types::{At, Batch, EntryKind, Limit, LogId, Mark, Offset, Progress, ReadBuf};
+use crate::store::types::{At, Batch, Class, Commit, EntryKind, Limit, LogId, Mark, Offset, Progress, ReadBuf};
 use crate::store::{Error, Result};
 
+use super::super::damage::Damage;
 use super::super::disk::DiskFile;
 
 /// Files that stay open.
@@ -267,16 +268,41 @@ impl Log {
         Ok(())
     }
 
-    fn report_damage(&self, place: Place, log: u64) {
-        let file = self.dir.shown(&self.dir.segment(segment_of(place.mark.raw())));
-        let offset = offset_of(place.mark.raw());
+    /// Says what is lost, once in this run, and notes it in a row, once for ever.
+    pub(crate) fn report_damage(&self, place: Place, log: u64) {
+        if !self.damaged.lock().insert(place.mark) {
+            return;
+        }
+        let damage = Damage {
+            file: self.dir.shown(&self.dir.segment(segment_of(place.mark.raw()))),
+            offset: u64::from(offset_of(place.mark.raw())),
+            log: LogId(log),
+            first: Offset(place.position),
+            last: Offset(place.position),
+            found_ms: self.clock.wall_ms(),
+        };
+        let name = self.state.read().logs.get(&log).map(|known| known.name.clone());
         tracing::error!(
-            file,
-            offset,
+            file = damage.file,
+            offset = damage.offset,
             log,
+            name = %String::from_utf8_lossy(&name.unwrap_or_default()),
             position = place.position,
             "a stored record is damaged and was passed over"
         );
+        let Some(table) = self.damage_table else {
+            return;
+        };
+        let key = damage.key();
+        if self.state.read().rows.get(table, &key).is_some() {
+            return;
+        }
+        let mut commit = Commit::new(Class::C);
+        commit.lazy();
+        commit.put(table, &key, &damage.row());
+        if let Err(error) = self.commit(&commit) {
+            tracing::warn!(%error, "the damage could not be noted");
+        }
     }
 
     pub(crate) fn segment_file(&self, number: u32) -> Result<(Arc<dyn DiskFile>, u64)> {

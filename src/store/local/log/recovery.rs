@@ -90,6 +90,8 @@ pub(crate) struct Recovered {
     /// Time of the clean stop, if the log ends with one.
     pub(crate) clean_stop: Option<i64>,
     pub(crate) highest_time: i64,
+    /// Where the log ended, before it was sealed.
+    pub(crate) end: Mark,
     pub(crate) active: Segment,
     /// Of the next batch.
     pub(crate) next_number: u64,
@@ -322,6 +324,7 @@ pub(crate) fn recover(
         cut,
         clean_stop,
         highest_time,
+        end: Mark::new(lsn(current.number, offset)),
         active,
         next_number: seal_number + 1,
     })

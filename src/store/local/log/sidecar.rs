@@ -323,17 +323,27 @@ impl Sidecar {
     /// Opens a sidecar and checks that it is whole in length and belongs to the segment.
     ///
     /// # Errors
-    /// [`Error::Io`] if it is not there or cannot be read; [`Error::Damaged`] if it is of no use: make it again.
+    /// [`Error::Damaged`] if it is not there or of no use: make it again. [`Error::Io`] if it cannot be opened.
     pub fn open(disk: &dyn Disk, path: &Path, cache: Arc<BlockCache>, key: SegmentKey) -> Result<Self> {
         let failed = |error: io::Error| Error::Io(format!("opening `{}` failed: {error}", path.display()));
-        let file = disk.open(path).map_err(failed)?;
+        let name = path
+            .file_name()
+            .map_or_else(String::new, |name| format!("log/{}", name.to_string_lossy()));
+        let file = match disk.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::Damaged {
+                    file: name,
+                    offset: 0,
+                    cause: "it is missing".to_owned(),
+                });
+            }
+            result => result.map_err(failed)?,
+        };
         let bytes = file.len().map_err(failed)?;
         let number = cache.files.fetch_add(1, Ordering::Relaxed);
         let mut sidecar = Self {
             file,
-            name: path
-                .file_name()
-                .map_or_else(String::new, |name| format!("log/{}", name.to_string_lossy())),
+            name,
             cache,
             number,
             key,
@@ -417,7 +427,7 @@ impl Sidecar {
         let read = self
             .file
             .read_at(&mut block, at)
-            .map_err(|error| Error::Io(format!("reading `{}` at byte {at} failed: {error}", self.name)))?;
+            .map_err(|error| self.damaged(at, &format!("it cannot be read: {error}")))?;
         let (content, crc) = block.split_at(CONTENT_BYTES);
         if read < BLOCK_BYTES || crc != crc32fast::hash(content).to_le_bytes() {
             return Err(self.damaged(at, "a block does not verify"));

@@ -362,6 +362,9 @@ impl Writer {
             return self.latch(&self.failed("sync", &error));
         }
         self.durable = self.written;
+        if let Some(listing) = self.log.listing.get() {
+            listing.synced(self.durable);
+        }
         self.log.synced.store(self.durable, Ordering::Release);
         self.unsynced_since = None;
         self.hand_on();
@@ -403,6 +406,9 @@ impl Writer {
             write: meta.number,
         };
         log.state.write().apply(&batch, meta.start, meta.time);
+        if let Some(listing) = log.listing.get() {
+            listing.written(&batch, meta.number <= self.durable);
+        }
         let mut append = log.append.lock();
         let number = meta.number;
         if !append.waiters.is_empty() {
