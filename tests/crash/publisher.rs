@@ -210,12 +210,11 @@ pub(crate) async fn run(
                     }
                 }
             }
-            Phase::Drain => {}
             Phase::Quit if publisher.lock().is_idle() => {
                 client.try_send(&[0xE0, 0]).await;
                 return;
             }
-            Phase::Quit => {}
+            Phase::Drain | Phase::Quit => {}
         }
         let pause = tokio::time::sleep(Duration::from_millis(random.between(1, pause_ms)));
         tokio::pin!(pause);

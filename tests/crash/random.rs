@@ -33,7 +33,7 @@ impl Random {
     }
 
     pub(crate) fn one_in(&mut self, count: u64) -> bool {
-        self.next() % count == 0
+        self.next().is_multiple_of(count)
     }
 
     /// A generator of its own for somebody.

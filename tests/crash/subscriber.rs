@@ -208,7 +208,7 @@ impl Subscriber {
         for (topic, stored) in history.topics() {
             let seen = self.seen.get(topic).map_or(0, Vec::len);
             if self.matches(topic) && seen < stored.len() {
-                text += &format!(" {topic} {seen} of {};", stored.len());
+                text = format!("{text} {topic} {seen} of {};", stored.len());
             }
         }
         text

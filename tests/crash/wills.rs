@@ -74,9 +74,8 @@ impl WillClient {
             return String::new();
         }
         let missing = self.accepted.iter().filter(|round| !stored.contains(round));
-        missing
-            .map(|round| format!(" {} of round {round}", self.name))
-            .collect()
+        let missing: Vec<_> = missing.map(|round| format!("{} of round {round}", self.name)).collect();
+        missing.join(", ")
     }
 }
 

@@ -20,7 +20,7 @@ use crate::subscriber::{self, Subscriber};
 use crate::wills::{self, WillClient};
 
 /// How long everything acknowledged may take to reach everybody; only a failing test waits so long.
-const SETTLE_MAX: Duration = Duration::from_secs(60);
+const SETTLE_MAX: Duration = Duration::from_mins(1);
 
 pub(crate) struct World {
     random: Random,
@@ -188,7 +188,7 @@ impl World {
 
     /// Everybody comes and works for a while, until the program dies.
     pub(crate) async fn load(&mut self, program: Program, load: Duration, round: u64) {
-        if round % 3 == 0 {
+        if round.is_multiple_of(3) {
             // A topic that is created under load.
             self.publishers[1].lock().topics.push(format!("load/n/{round}"));
         }
@@ -247,7 +247,7 @@ impl World {
             everybody.spawn(wills::run(Arc::clone(will), program.mqtt, watched.clone(), round));
         }
         for subscriber in &self.subscribers {
-            if round % subscriber.lock().attends == 0 {
+            if round.is_multiple_of(subscriber.lock().attends) {
                 let random = self.random.fork();
                 everybody.spawn(subscriber::run(
                     Arc::clone(subscriber),
@@ -285,7 +285,8 @@ impl World {
                 .chain(fetchers)
                 .filter(|(_, missing)| !missing.is_empty())
                 .map(|(name, missing)| format!("{name}:{missing}"))
-                .collect::<String>()
+                .collect::<Vec<_>>()
+                .join(" ")
         })
         .await;
         phase.send_replace(Phase::Quit);

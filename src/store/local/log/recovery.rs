@@ -117,6 +117,9 @@ struct Scanned {
     base: u32,
 }
 
+/// A block without anything.
+static ZEROS: [u8; 4_096] = [0; 4_096];
+
 impl Scanned {
     fn at(&self, offset: u32) -> &[u8] {
         offset
@@ -166,10 +169,13 @@ impl Scanned {
         (records == header.records).then_some(entries)
     }
 
-    /// Valid headers from an offset on, wherever they are.
+    /// Valid headers from an offset on, wherever they are. Zeros, of which the rest of a segment mostly consists, are
+    /// passed over in blocks.
     fn headers_from(&self, offset: u32) -> impl Iterator<Item = BatchHeader> {
         let magic = BATCH_MAGIC.to_le_bytes();
-        let places = (offset..).step_by(8).take(self.at(offset).len() / 8);
+        let blocks = (offset..).step_by(ZEROS.len()).zip(self.at(offset).chunks(ZEROS.len()));
+        let written = blocks.filter(|(_, block)| !ZEROS.starts_with(block));
+        let places = written.flat_map(|(begin, block)| (begin..).step_by(8).take(block.len() / 8));
         places.filter_map(move |place| self.at(place).starts_with(&magic).then(|| self.header_at(place))?)
     }
 }
