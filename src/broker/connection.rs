@@ -148,6 +148,10 @@ pub struct Connection {
     replies: VecDeque<(Ticket, Vec<Reply>)>,
     last_ticket: Ticket,
     last_topic: Option<Arc<Topic>>,
+    /// Whether anybody has a filter that matches `last_topic`; asked once a run.
+    last_matched: Option<bool>,
+    /// Replies of the last run: room for so many is made at once.
+    replies_expected: usize,
     published: u64,
     new_topics: Vec<Arc<Topic>>,
     acked: usize,
@@ -198,6 +202,8 @@ impl Broker {
                 replies: VecDeque::new(),
                 last_ticket: opened.ticket,
                 last_topic: None,
+                last_matched: None,
+                replies_expected: 0,
                 published: 0,
                 new_topics: Vec::new(),
                 acked: 0,
@@ -408,19 +414,17 @@ impl Connection {
         if !self.changes.is_empty() || !self.change_replies.is_empty() {
             self.flush();
         }
-        let topic = match &self.last_topic {
-            Some(topic) if *topic.name == *name => Ok(Arc::clone(topic)),
-            _ => self.shared.topic_for(name),
-        };
-        let topic = match topic {
-            Ok(topic) => topic,
-            Err(refused) => return self.refuse(packet_id, message.qos, refused),
-        };
-        if self.last_topic.as_ref().is_none_or(|last| last.log != topic.log) {
-            self.last_topic = Some(Arc::clone(&topic));
-            if !self.new_topics.iter().any(|held| held.log == topic.log) {
-                self.new_topics.push(Arc::clone(&topic));
+        if self.last_topic.as_ref().is_none_or(|last| *last.name != *name) {
+            match self.shared.topic_for(name) {
+                Ok(topic) => self.go_on_with(topic),
+                Err(refused) => return self.refuse(packet_id, message.qos, refused),
             }
+        }
+        let Some(topic) = &self.last_topic else {
+            return Ok(());
+        };
+        if self.publish_replies.is_empty() {
+            self.publish_replies.reserve(self.replies_expected);
         }
         let publisher = Publisher {
             client_name: &self.session.name,
@@ -448,9 +452,13 @@ impl Connection {
             };
             once = self.stored.then_some(key);
         }
-        Shared::queue_message(&mut self.publishes, &topic, publisher, message, once);
+        Shared::queue_message(&mut self.publishes, topic, publisher, message, once);
         self.published += 1;
-        let outcome = if topic.matches(&self.shared.tree).any {
+        // One look at the subscriptions serves all messages of a run.
+        let matched = *self
+            .last_matched
+            .get_or_insert_with(|| topic.matches(&self.shared.tree).any);
+        let outcome = if matched {
             PublishOutcome::Accepted
         } else {
             PublishOutcome::NoMatchingSubscribers
@@ -461,6 +469,14 @@ impl Connection {
             Qos::ExactlyOnce => self.publish_replies.push(Reply::Pubrec(packet_id, outcome)),
         }
         Ok(())
+    }
+
+    fn go_on_with(&mut self, topic: Arc<Topic>) {
+        if !self.new_topics.iter().any(|held| held.log == topic.log) {
+            self.new_topics.push(Arc::clone(&topic));
+        }
+        self.last_topic = Some(topic);
+        self.last_matched = None;
     }
 
     fn refuse(&mut self, packet_id: u16, qos: Qos, refused: PublishRefused) -> Result<(), PublishRefused> {
@@ -495,8 +511,7 @@ impl Connection {
 
     /// PUBACK. `false`: no such message is in flight.
     pub fn puback(&mut self, packet_id: u16) -> bool {
-        let acked = self.with_state(|state| state.inflight.puback(packet_id));
-        self.completed(packet_id, acked)
+        self.complete(packet_id, |state| state.inflight.puback(packet_id))
     }
 
     /// PUBREC; PUBREL follows when this is durable. `refused`: the client will not take the message.
@@ -504,15 +519,13 @@ impl Connection {
         if !self.publishes.is_empty() {
             self.flush();
         }
-        match self.with_state(|state| state.inflight.pubrec(packet_id, refused)) {
+        match self.acknowledge(packet_id, |state| state.inflight.pubrec(packet_id, refused)) {
             Acked::Moved => {
                 self.exchanges_moved = true;
                 self.change_replies.push(Reply::Pubrel(packet_id, true));
             }
             Acked::Again => self.change_replies.push(Reply::Pubrel(packet_id, true)),
-            acked @ Acked::Completed(_) => {
-                self.completed(packet_id, acked);
-            }
+            Acked::Completed(_) => {}
             // A refusal of what is not there has nothing to release.
             Acked::Unknown if refused => {}
             Acked::Unknown => self.change_replies.push(Reply::Pubrel(packet_id, false)),
@@ -521,36 +534,34 @@ impl Connection {
 
     /// PUBCOMP. `false`: no such message is in flight.
     pub fn pubcomp(&mut self, packet_id: u16) -> bool {
-        let acked = self.with_state(|state| state.inflight.pubcomp(packet_id));
-        self.completed(packet_id, acked)
+        self.complete(packet_id, |state| state.inflight.pubcomp(packet_id))
     }
 
-    fn with_state(&self, act: impl FnOnce(&mut SessionState) -> Acked) -> Acked {
+    /// Lets an acknowledgement act on the session, under one lock with what follows from a completed exchange.
+    fn acknowledge(&mut self, packet_id: u16, act: impl FnOnce(&mut SessionState) -> Acked) -> Acked {
         let mut state = self.session.state.lock();
-        if state.epoch == self.epoch {
-            act(&mut state)
-        } else {
-            Acked::Unknown
+        if state.epoch != self.epoch {
+            return Acked::Unknown;
         }
-    }
-
-    fn completed(&mut self, packet_id: u16, acked: Acked) -> bool {
-        let Acked::Completed(outgoing) = acked else {
-            return false;
-        };
-        let mut state = self.session.state.lock();
-        state.unsaved += 1;
         let state = &mut *state;
-        if let Some(link) = &mut state.link {
-            match link.resend.iter().position(|id| *id == packet_id) {
-                // Acknowledged before it was sent again: it never counted.
-                Some(place) => drop(link.resend.remove(place)),
-                None => link.outstanding = link.outstanding.saturating_sub(1),
+        let acked = act(state);
+        if let Acked::Completed(outgoing) = &acked {
+            state.unsaved += 1;
+            if let Some(link) = &mut state.link {
+                match link.resend.iter().position(|id| *id == packet_id) {
+                    // Acknowledged before it was sent again: it never counted.
+                    Some(place) => drop(link.resend.remove(place)),
+                    None => link.outstanding = link.outstanding.saturating_sub(1),
+                }
             }
+            self.shared.group_acked(state, packet_id, outgoing);
+            self.acked += 1;
         }
-        self.shared.group_acked(state, packet_id, &outgoing);
-        self.acked += 1;
-        true
+        acked
+    }
+
+    fn complete(&mut self, packet_id: u16, act: impl FnOnce(&mut SessionState) -> Acked) -> bool {
+        matches!(self.acknowledge(packet_id, act), Acked::Completed(_))
     }
 
     /// SUBSCRIBE: each filter takes effect where its row comes to stand; SUBACK follows when that is durable.
@@ -621,6 +632,8 @@ impl Connection {
         }
         let mut commit = std::mem::replace(&mut self.publishes, self.shared.store.begin(Class::A));
         let mut replies = std::mem::take(&mut self.publish_replies);
+        self.replies_expected = replies.len();
+        self.last_matched = None;
         let received = std::mem::take(&mut self.received);
         if replies.is_empty() {
             commit.lazy();

@@ -113,7 +113,7 @@ impl Dispatcher {
                 topic = self.shared.topics.by_log(entry.log);
             }
             let Some(topic) = &topic else { continue };
-            if Record::parse(batch.body(entry)).is_some_and(|record| record.retain) {
+            if Record::says_retain(batch.body(entry)) {
                 self.shared.apply(batch, entry, Origin::Live);
             }
             if entry.early {

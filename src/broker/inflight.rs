@@ -170,9 +170,9 @@ impl Inflight {
 
     /// PUBACK: `QoS` 1 is done.
     pub(super) fn puback(&mut self, id: u16) -> Acked {
-        match self.get(id) {
-            Some(outgoing) if outgoing.qos == Qos::AtLeastOnce => self.complete(id),
-            _ => Acked::Unknown,
+        match self.find(id) {
+            Some((index, place)) => self.complete_at(index, place, Some(Qos::AtLeastOnce)),
+            None => Acked::Unknown,
         }
     }
 
@@ -203,11 +203,36 @@ impl Inflight {
 
     /// Ends an exchange whatever its state: the message is gone, or returned to its group.
     pub(super) fn complete(&mut self, id: u16) -> Acked {
-        let Some(outgoing) = self.get(id) else {
+        match self.find(id) {
+            Some((index, place)) => self.complete_at(index, place, None),
+            None => Acked::Unknown,
+        }
+    }
+
+    /// Ends the exchange at a place, if it has the `QoS` that is asked for.
+    fn complete_at(&mut self, index: usize, place: usize, qos: Option<Qos>) -> Acked {
+        let Some(pull) = self.pulls.get_mut(index) else {
             return Acked::Unknown;
         };
-        self.change(id, Exchange::Done);
+        let Some(entry) = pull.entries.get_mut(place) else {
+            return Acked::Unknown;
+        };
+        if qos.is_some_and(|qos| qos != entry.qos) {
+            return Acked::Unknown;
+        }
+        let outgoing = *entry;
+        entry.exchange = Exchange::Done;
+        pull.changed = true;
+        pull.open -= 1;
+        let pull_done = pull.open == 0;
         self.forget(&outgoing);
+        if pull_done {
+            self.drop_done_pulls();
+        }
+        Acked::Completed(outgoing)
+    }
+
+    fn drop_done_pulls(&mut self) {
         while let Some(place) = self
             .pulls
             .iter()
@@ -219,7 +244,6 @@ impl Inflight {
                 self.deleted.push(pull.first);
             }
         }
-        Acked::Completed(outgoing)
     }
 
     fn change(&mut self, id: u16, exchange: Exchange) {

@@ -1,5 +1,7 @@
 //! Every format that was ever released opens: the specimens under `migrations/` are copied, opened and read.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

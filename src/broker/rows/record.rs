@@ -176,6 +176,11 @@ impl<'a> Record<'a> {
         })
     }
 
+    /// Whether stored bytes say that they were published with RETAIN; nothing else is looked at.
+    pub fn says_retain(bytes: &[u8]) -> bool {
+        bytes.first().is_some_and(|flags| u16::from(*flags) & RETAIN != 0)
+    }
+
     /// Whether the record, accepted at `time`, has expired at `now` (both ms since 1970).
     pub fn expired(&self, time: i64, now: i64) -> bool {
         // Over HTTP 0 means never (spec/messages.md 3), over MQTT expired on arrival (spec/semantics.md 5); an HTTP

@@ -40,7 +40,7 @@ use super::will::Will;
 use super::{Broker, BrokerSettings, Fetch, Fetched};
 use crate::clock::Clock;
 use crate::store::memory::MemoryStore;
-use crate::store::{MessageLog, Store, Ticket};
+use crate::store::{Store, Ticket};
 
 pub(super) const QOS0: Qos = Qos::AtMostOnce;
 pub(super) const QOS1: Qos = Qos::AtLeastOnce;

@@ -187,7 +187,7 @@ async fn a_client_that_acknowledges_at_random_gets_everything_once() {
         }
         assert!(held.len() <= 7);
         random = random.wrapping_mul(1_103_515_245).wrapping_add(12_345);
-        if !held.is_empty() && (random >> 16) % 2 == 0 || held.len() == 7 {
+        if !held.is_empty() && (random >> 16).is_multiple_of(2) || held.len() == 7 {
             let id = held.swap_remove((random >> 20) as usize % held.len());
             assert!(subscriber.connection.puback(id));
         }

@@ -67,11 +67,11 @@ async fn a_client_that_is_back_in_time_cancels_its_will() {
 #[tokio::test]
 async fn the_will_of_a_session_that_a_crash_has_ended_is_published_at_the_start_once() {
     let mut world = World::new().await;
-    let mut witness = witness(&world).await;
+    drop(witness(&world).await);
     let _client = world.connect_with(with_will(60, 0)).await;
     world.crash().await;
     world.settled().await;
-    witness = world.connect("w").await;
+    let mut witness = world.connect("w").await;
     assert_eq!(witness.texts(1).await, ["gone"]);
     witness.disconnect();
     world.crash().await;

@@ -113,11 +113,11 @@ pub async fn who_asked_is_woken_before_and_after_the_ticket_has_settled(harness:
 }
 
 /// It has nothing to wait for.
-#[expect(clippy::unused_async, reason = "the suite awaits all alike")]
 pub async fn an_empty_commit_settles_at_once(harness: &mut dyn Harness) {
     let store = harness.store();
     let ticket = store.commit(store.begin(Class::A)).expect("taken");
     assert_eq!(store.outcome(&ticket), Some(Ok(())));
+    store.settled(&ticket).await.expect("settled");
     assert_eq!(store.state(), StoreState::Ready);
 }
 

@@ -108,10 +108,10 @@ pub async fn after_close_nothing_is_taken(harness: &mut dyn Harness) {
 }
 
 /// The second caller has a bug.
-#[expect(clippy::unused_async, reason = "the suite awaits all alike")]
 pub async fn the_feed_has_one_reader(harness: &mut dyn Harness) {
     let store = harness.store();
-    let _feed = store.feed();
+    let mut feed = store.feed();
     let second = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.feed()));
     assert!(second.is_err());
+    assert!(matches!(feed.next().await, FeedItem::CaughtUp), "the first one goes on");
 }

@@ -57,7 +57,7 @@ async fn pages_over_several_topics_have_everything_once_and_each_topic_in_order(
     }
     let one = json!({"clientName": "other", "topic": "t/b", "maxMessages": 100});
     assert_eq!(payloads(&bench.act(&token, FETCH, one.clone()).await), hex(100, 129));
-    assert_eq!(payloads(&bench.act(&token, FETCH, one).await), [json!(0); 0]);
+    assert!(payloads(&bench.act(&token, FETCH, one).await).is_empty());
     let rest = bench
         .act(&token, FETCH, json!({"clientName": "other", "maxMessages": 100}))
         .await;
