@@ -145,6 +145,8 @@ pub enum SessionRefused {
     WrongKind(String),
     /// The topic is not among what the session subscribes to.
     NotSubscribed(String),
+    /// It holds as many positions of single topics as a session may.
+    TooManyPositions,
     /// A filter is reserved for administrators.
     SystemFilter(String),
     /// The topic cannot be published to.
@@ -180,6 +182,9 @@ impl fmt::Display for SessionRefused {
                 "Session \"{name}\" is an MQTT session; only its client can retrieve."
             ),
             Self::NotSubscribed(topic) => write!(f, "The session has no subscription for \"{topic}\"."),
+            Self::TooManyPositions => {
+                f.write_str("The session holds 100,000 positions of single topics; retrieve without \"topic\" first.")
+            }
             Self::SystemFilter(filter) => write!(f, "Only administrators may subscribe to \"{filter}\"."),
             Self::Publish(refused) => refused.fmt(f),
             Self::Store(error) => error.fmt(f),

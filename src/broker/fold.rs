@@ -11,8 +11,8 @@ use super::Shared;
 use super::rows::StoredRow;
 use super::rows::record::Record;
 use super::rows::session::{
-    DueRow, GroupPartRow, GroupRow, PositionRow, PublishedTopicsRow, SecretRow, SentRow, SessionRow, StartedRow,
-    SubscriptionRow, TopicPositionRow, TotalsRow, WillRow,
+    DueRow, GroupPartRow, GroupRow, PositionRow, PublishedTopicsRow, RetainedServedRow, SecretRow, SentRow, SessionRow,
+    StartedRow, SubscriptionRow, TopicPositionRow, TotalsRow, WillRow,
 };
 use super::rows::topic::RetainedRow;
 use super::rows::{self, RowError};
@@ -261,6 +261,18 @@ fn apply_to_session(
                 }
                 None => state.inflight.remove_row(first),
             }
+        }
+        (rows::RETAINED_SERVED, row) => {
+            let parts = rest.split_last_chunk::<8>().and_then(|(filter, log)| {
+                let (_, filter) = filter.split_last()?;
+                let filter = TopicFilter::parse(std::str::from_utf8(filter).ok()?).ok()?;
+                Some((filter, LogId(u64::from_be_bytes(*log))))
+            });
+            let Some(served) = parts else { return Err(RowError::Key) };
+            match row.map(RetainedServedRow::from_row).transpose()? {
+                Some(row) => state.retained_served.insert(served, Mark::from_bytes(row.due)),
+                None => state.retained_served.remove(&served),
+            };
         }
         (rows::TOTALS, Some(row)) => state.totals = TotalsRow::from_row(row)?,
         (rows::PUBLISHED_TOPICS, Some(row)) => state.published_topics = PublishedTopicsRow::from_row(row)?,

@@ -161,6 +161,12 @@ impl Shared {
         for first in state.inflight.forget_stored() {
             commit.delete(rows::SENT, &rows::key_with(id, &first.to_be_bytes()));
         }
+        for (filter, log) in std::mem::take(&mut state.retained_served).into_keys() {
+            commit.delete(
+                rows::RETAINED_SERVED,
+                &rows::retained_served_key(id, filter.as_str(), log.0),
+            );
+        }
         for table in [rows::SESSION, rows::POSITION, rows::TOTALS, rows::PUBLISHED_TOPICS] {
             commit.delete(table, &rows::key(id));
         }
@@ -200,6 +206,12 @@ impl Shared {
         state.step = None;
         state.early = super::session::EarlyHanded::default();
         state.under_way_until = crate::store::Mark::START;
+        for (filter, log) in std::mem::take(&mut state.retained_served).into_keys() {
+            commit.delete(
+                rows::RETAINED_SERVED,
+                &rows::retained_served_key(id, filter.as_str(), log.0),
+            );
+        }
         state.manual.clear();
         state.retained_due = false;
     }
@@ -418,6 +430,9 @@ impl Shared {
                     &state.row(&session.name, session.kind).to_row(),
                 );
             }
+        }
+        if state.lease_until <= now {
+            self.return_leased(state);
         }
         self.keep_alive_of_api(&session, state, &mut commit);
         self.hand_over_last(state, commit);

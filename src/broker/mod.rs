@@ -32,6 +32,7 @@ pub mod topic_filter;
 pub mod topic_name;
 pub mod will;
 
+mod acknowledge_token;
 mod deadlines;
 mod dispatcher;
 mod fold;
@@ -40,6 +41,7 @@ mod lifetime;
 mod mq_session;
 mod publish;
 mod retrieval;
+mod shared_retrieval;
 mod subscribe;
 #[cfg(test)]
 mod tests;

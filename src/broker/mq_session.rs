@@ -315,7 +315,10 @@ impl Broker {
             if change.reset {
                 shared.clear_subscriptions(&session, state, &mut commit);
             }
-            apply_change(state, &change);
+            apply_change(session.kind, state, &change);
+            if state.settings.status == SessionStatus::Banned {
+                shared.return_leased(state);
+            }
             if change.status.is_some() {
                 state.waiting.iter().for_each(|signal| signal.wake());
             }
@@ -595,7 +598,7 @@ impl Shared {
                 state.active = true;
                 Self::put_will(session, state, commit);
             }
-            (SessionKind::MqApi, false) => {
+            (SessionKind::MqApi, false) if state.settings.temporary => {
                 state.settings.temporary = false;
                 state.settings.clean_session = false;
                 state.settings.keep_alive_seconds = 0;
@@ -621,7 +624,7 @@ impl Shared {
                 state.settings.session_expiry_seconds = NEVER_EXPIRES;
                 state.end_due = None;
             }
-            (SessionKind::MqApi, true) => {}
+            (SessionKind::MqApi, _) => {}
         }
     }
 
@@ -645,7 +648,7 @@ impl Shared {
     }
 }
 
-fn apply_change(state: &mut SessionState, change: &SessionChange) {
+fn apply_change(kind: SessionKind, state: &mut SessionState, change: &SessionChange) {
     fn set<T: Clone>(place: &mut T, value: Option<&T>) {
         if let Some(value) = value {
             *place = value.clone();
@@ -672,7 +675,8 @@ fn apply_change(state: &mut SessionState, change: &SessionChange) {
     for (limit, changed) in settings.health_limits.iter_mut().zip(&change.health_limits) {
         set(limit, changed.as_ref());
     }
-    if settings.temporary {
+    // A permanent API session has neither (spec/sessions.md 2.1).
+    if kind == SessionKind::Mqtt || settings.temporary {
         set(&mut settings.keep_alive_seconds, change.keep_alive_seconds.as_ref());
         if let Some(expiry) = change.session_expiry_seconds {
             settings.session_expiry_seconds = Shared::never(expiry);

@@ -8,10 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use sha2::{Digest, Sha256};
-
 use super::delivery::{DeliverySink, Puller, persist};
 use super::error::{SessionRefused, StoreFailed};
 use super::message::Delivery;
@@ -19,10 +15,11 @@ use super::mq_session::Caller;
 use super::position::{EXPLICIT_COUNT_MAX, Explicit};
 use super::rows::record::Record;
 use super::session::{Session, SessionKind, SessionState, Signal};
+use super::subscription::{Subscription, TopicMatch};
 use super::topic::Topic;
 use super::topic_filter::TopicFilter;
 use super::{Broker, Shared};
-use crate::store::{At, Class, Limit, LogId, Mark, Offset, ReadBuf};
+use crate::store::{At, Class, Limit, Mark, Offset, ReadBuf};
 
 /// Bytes of stored records in one answer.
 pub(super) const ANSWER_BYTES: usize = 4 << 20;
@@ -38,8 +35,8 @@ pub struct Fetch {
     pub messages_max: usize,
     /// How long to wait for a first message.
     pub wait: Duration,
-    /// The position does not move; the answer has a token.
-    pub manual: bool,
+    /// Manual: the position does not move, the answer has a token; messages of share groups are leased so long.
+    pub manual: Option<Duration>,
     /// The token of an earlier manual retrieval.
     pub acknowledge_token: Option<String>,
 }
@@ -61,7 +58,7 @@ pub struct FetchedMessage {
     pub redelivered: bool,
     /// Identifiers of the subscriptions that apply.
     pub subscription_ids: Vec<u32>,
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 impl FetchedMessage {
@@ -120,11 +117,11 @@ pub struct HistoryPage {
 }
 
 /// Collects what is handed out.
-struct Collector {
-    messages: Vec<FetchedMessage>,
+pub(super) struct Collector {
+    pub(super) messages: Vec<FetchedMessage>,
     bytes: usize,
-    messages_max: usize,
-    more: bool,
+    pub(super) messages_max: usize,
+    pub(super) more: bool,
 }
 
 impl Collector {
@@ -137,12 +134,12 @@ impl Collector {
         }
     }
 
-    fn push(&mut self, message: FetchedMessage) {
+    pub(super) fn push(&mut self, message: FetchedMessage) {
         self.bytes += message.body.len();
         self.messages.push(message);
     }
 
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.messages.len() < self.messages_max && (self.bytes < ANSWER_BYTES || self.messages.is_empty())
     }
 }
@@ -222,6 +219,7 @@ impl Broker {
             if let Some(token) = &fetch.acknowledge_token {
                 shared.acknowledge(&session, &mut state, token);
                 persist(shared, &session, &mut state, &mut commit);
+                shared.groups.persist(shared, &mut commit);
             }
             shared.store.commit(commit)?
         };
@@ -386,21 +384,33 @@ impl Shared {
         };
         // The puller counts what it hands out.
         let mut counted = 0;
+        let ordinary;
+        let leased;
         match only {
             None => {
                 // One pull may end with nothing although there is more: what is retained is looked for in steps.
                 while Puller::new(self, session, epoch, &mut collector).pull().await.more && !collector.more {}
                 counted = collector.messages.len();
-                self.fetch_shared(session, None, &mut collector).await?;
+                ordinary = counted;
+                leased = self.fetch_shared(session, None, fetch.manual, &mut collector).await?;
             }
-            Some(filter) if filter.is_shared() => self.fetch_shared(session, Some(filter), &mut collector).await?,
             Some(filter) => {
-                for topic in self.topics.matching(filter, "", usize::MAX) {
-                    if collector.more {
-                        break;
+                if !filter.is_shared() {
+                    let alone = session.state.lock().subscriptions.get(filter).is_some();
+                    for topic in self.topics.matching(filter, "", usize::MAX) {
+                        if collector.more {
+                            break;
+                        }
+                        let alone = alone.then_some(filter);
+                        self.fetch_topic_retained(session, &topic, alone, &mut collector)
+                            .await?;
+                        self.fetch_topic(session, &topic, alone, &mut collector).await?;
                     }
-                    self.fetch_topic(session, &topic, &mut collector).await?;
                 }
+                ordinary = collector.messages.len();
+                leased = self
+                    .fetch_shared(session, Some(filter), fetch.manual, &mut collector)
+                    .await?;
             }
         }
         let mut fetched = Fetched {
@@ -408,7 +418,7 @@ impl Shared {
             messages: collector.messages,
             acknowledge_token: None,
         };
-        if fetched.messages.is_empty() && !session.state.lock().position.is_changed() {
+        if fetched.messages.is_empty() && leased.is_empty() && !session.state.lock().position.is_changed() {
             return Ok(fetched);
         }
         let mut commit = self.store.begin(Class::B);
@@ -418,13 +428,15 @@ impl Shared {
             if fetched.messages.len() > counted {
                 state.count_received((fetched.messages.len() - counted) as u64, self.clock.wall_ms());
             }
-            if fetch.manual {
+            if fetch.manual.is_some() {
                 if !fetched.messages.is_empty() {
-                    fetched.acknowledge_token = Some(self.token(session, state, &before));
+                    fetched.acknowledge_token = Some(self.token(session, state, &before, &leased));
                 }
                 state.position.go_back(before);
                 state.step = None;
-                mark_redelivered(state, self, &mut fetched.messages);
+                let (ordinary, _) = fetched.messages.split_at_mut(ordinary);
+                mark_redelivered(state, self, ordinary);
+                persist(self, session, state, &mut commit);
             } else {
                 state.manual.clear();
                 persist(self, session, state, &mut commit);
@@ -438,16 +450,84 @@ impl Shared {
         Ok(fetched)
     }
 
-    /// The messages of one topic behind the session's position on it, which moves ahead of the floor.
+    /// The retained message of one topic, for each subscription that has made it due; ahead of its cursor.
+    async fn fetch_topic_retained(
+        &self,
+        session: &Arc<Session>,
+        topic: &Arc<Topic>,
+        alone: Option<&TopicFilter>,
+        collector: &mut Collector,
+    ) -> Result<(), SessionRefused> {
+        let Some(retained) = topic.retained() else {
+            return Ok(());
+        };
+        let due: Vec<_> = {
+            let state = session.state.lock();
+            let matching = state
+                .subscriptions
+                .ordinary()
+                .filter(|held| alone.is_none_or(|alone| held.filter == *alone) && held.filter.matches(&topic.name));
+            let waits = |held: &Subscription| {
+                let due = held.due.as_ref()?;
+                let served = state.retained_served.get(&(held.filter.clone(), topic.log)) == Some(&due.mark);
+                let waits = retained.mark < due.mark && *due.cursor < *topic.name && !served;
+                waits.then(|| (held.filter.clone(), held.options.clone(), due.mark))
+            };
+            matching.filter_map(waits).collect()
+        };
+        if due.is_empty() {
+            return Ok(());
+        }
+        let mut buf = ReadBuf::default();
+        let limit = Limit {
+            records: 1,
+            bytes: usize::MAX,
+            before: Mark::END,
+        };
+        self.store.read(topic.log, retained.position, limit, &mut buf).await?;
+        let found = buf.records.first().filter(|read| read.position == retained.position);
+        let Some((read, record)) = found.and_then(|read| Some((read, Record::parse(buf.body(read))?))) else {
+            return Ok(());
+        };
+        let expired = record.expired(read.time, self.clock.wall_ms());
+        for (filter, options, due) in due {
+            let wanted =
+                (!expired || options.include_expired) && !(options.no_local && record.publisher == &*session.name);
+            if wanted {
+                if !collector.accepts() {
+                    return Ok(());
+                }
+                collector.push(FetchedMessage {
+                    topic: (&*topic.name).into(),
+                    position: retained.position.0,
+                    time: read.time,
+                    retained: true,
+                    expired,
+                    redelivered: false,
+                    subscription_ids: options.identifier.into_iter().collect(),
+                    body: buf.body(read).to_vec(),
+                });
+            }
+            session.state.lock().serve_ahead(&filter, topic.log, due);
+        }
+        Ok(())
+    }
+
+    /// The messages of one topic behind the session's position on it, which moves ahead of the floor; `alone`: only what
+    /// this one of its filters brings.
     async fn fetch_topic(
         &self,
         session: &Arc<Session>,
         topic: &Arc<Topic>,
+        alone: Option<&TopicFilter>,
         collector: &mut Collector,
     ) -> Result<(), SessionRefused> {
         let (matched, explicit, floor, count) = {
             let mut state = session.state.lock();
-            let matched = state.subscriptions.of_topic(topic);
+            let matched = match alone {
+                Some(filter) => Arc::new(TopicMatch::new(state.subscriptions.get(filter).into_iter())),
+                None => state.subscriptions.of_topic(topic),
+            };
             (
                 matched,
                 state.position.of(topic.log),
@@ -460,7 +540,7 @@ impl Shared {
         }
         let mut next = match explicit {
             Some(Explicit::Ahead(next) | Explicit::Behind(next)) => next,
-            None if count >= EXPLICIT_COUNT_MAX => return Ok(()),
+            None if count >= EXPLICIT_COUNT_MAX => return Err(SessionRefused::TooManyPositions),
             None => {
                 self.store
                     .locate(topic.log, At::Mark(floor.max(matched.oldest_start())))
@@ -512,145 +592,6 @@ impl Shared {
             session.state.lock().position.set(topic.log, Explicit::Ahead(next));
         }
         Ok(())
-    }
-
-    /// Messages of the session's share groups; they are consumed with the answer.
-    async fn fetch_shared(
-        &self,
-        session: &Arc<Session>,
-        only: Option<&TopicFilter>,
-        collector: &mut Collector,
-    ) -> Result<(), SessionRefused> {
-        let filters: Vec<_> = {
-            let state = session.state.lock();
-            let shared = state.subscriptions.shared.iter();
-            shared.map(|held| (held.filter.clone(), held.options.clone())).collect()
-        };
-        let now = self.clock.wall_ms();
-        let mut buf = ReadBuf::default();
-        for (filter, options) in filters
-            .iter()
-            .filter(|(filter, _)| only.is_none_or(|only| only == filter))
-        {
-            let Some(group) = self.groups.get(filter) else { continue };
-            loop {
-                if !collector.has_room() {
-                    collector.more = true;
-                    break;
-                }
-                let wanted = (collector.messages_max - collector.messages.len()).min(64);
-                let mut taken = group.take_all(self, session.id, wanted).await;
-                if taken.is_empty() {
-                    break;
-                }
-                while let Some(one) = taken.peek() {
-                    let limit = Limit {
-                        records: 1,
-                        bytes: usize::MAX,
-                        before: Mark::END,
-                    };
-                    self.store.read(one.log, one.position, limit, &mut buf).await?;
-                    // Consumed with the answer; a caller that vanishes before this leaves it to the group.
-                    group.acked(one.log, one.position);
-                    taken.pass();
-                    let found = buf.records.first().filter(|read| read.position == one.position);
-                    let (Some(read), Some(topic)) = (found, self.topics.by_log(one.log)) else {
-                        continue;
-                    };
-                    let Some(record) = Record::parse(buf.body(read)) else {
-                        continue;
-                    };
-                    let expired = record.expired(read.time, now);
-                    if expired && !options.include_expired {
-                        continue;
-                    }
-                    collector.push(FetchedMessage {
-                        topic: (&*topic.name).into(),
-                        position: one.position.0,
-                        time: read.time,
-                        retained: false,
-                        expired,
-                        redelivered: false,
-                        subscription_ids: options.identifier.into_iter().collect(),
-                        body: buf.body(read).to_vec(),
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The token that stands for the session's positions as they are now, behind a batch.
-    fn token(&self, session: &Session, state: &SessionState, before: &super::position::Bookmark) -> String {
-        let mut bytes = vec![1];
-        bytes.extend_from_slice(&session.id.0.to_le_bytes());
-        bytes.extend_from_slice(&state.generation.to_le_bytes());
-        bytes.extend_from_slice(&state.position.floor.to_bytes());
-        for (log, next) in state.position.moved_since(before) {
-            bytes.extend_from_slice(&log.0.to_le_bytes());
-            bytes.extend_from_slice(&next.0.to_le_bytes());
-        }
-        let seal = self.seal(&bytes);
-        bytes.extend_from_slice(&seal);
-        BASE64.encode(bytes)
-    }
-
-    fn seal(&self, bytes: &[u8]) -> [u8; 8] {
-        let key = self.secret.lock().unwrap_or_default();
-        // Length-extension gives nothing here: the token's fields are fixed by its length and checked by their seal.
-        let inner = Sha256::new().chain_update(key).chain_update(bytes).finalize();
-        let outer = Sha256::new().chain_update(key).chain_update(inner).finalize();
-        let mut seal = [0; 8];
-        seal.iter_mut()
-            .zip(outer.iter())
-            .for_each(|(place, byte)| *place = *byte);
-        seal
-    }
-
-    /// Moves positions to where a token says, never back; a token that is not this session's is ignored.
-    fn acknowledge(&self, session: &Session, state: &mut SessionState, token: &str) {
-        let Ok(bytes) = BASE64.decode(token) else { return };
-        let Some((covered, seal)) = bytes.split_last_chunk::<8>() else {
-            return;
-        };
-        if self.seal(covered) != *seal {
-            return;
-        }
-        let Some(([1], rest)) = covered.split_first_chunk::<1>() else {
-            return;
-        };
-        let Some((id, rest)) = rest.split_first_chunk::<8>() else {
-            return;
-        };
-        let Some((generation, rest)) = rest.split_first_chunk::<4>() else {
-            return;
-        };
-        let Some((floor, mut pairs)) = rest.split_first_chunk::<8>() else {
-            return;
-        };
-        if u64::from_le_bytes(*id) != session.id.0 || u32::from_le_bytes(*generation) != state.generation {
-            return;
-        }
-        let floor = Mark::from_bytes(*floor);
-        if floor > state.position.floor {
-            state.position.floor = floor;
-            state.step = None;
-        }
-        while let Some((pair, rest)) = pairs.split_first_chunk::<16>() {
-            pairs = rest;
-            let (log, next) = pair.split_at(8);
-            let (Ok(log), Ok(next)) = (log.try_into(), next.try_into()) else {
-                return;
-            };
-            let (log, next) = (LogId(u64::from_le_bytes(log)), Offset(u64::from_le_bytes(next)));
-            let further = match state.position.of(log) {
-                Some(Explicit::Ahead(held) | Explicit::Behind(held)) => next > held,
-                None => self.topics.by_log(log).is_some(),
-            };
-            if further {
-                state.position.set(log, Explicit::Ahead(next));
-            }
-        }
     }
 
     fn groups_of(&self, session: &Session) -> Vec<Arc<super::shared_group::ShareGroup>> {

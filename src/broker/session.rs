@@ -5,7 +5,7 @@
 //!   when it is no longer the session's.
 //! - `queue` is locked after `state`, never before; the dispatcher takes `state` only for changes of subscriptions.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use super::delivery::{Chunk, LiveQueue, Step};
 use super::inflight::Inflight;
 use super::position::Position;
 use super::rows::session::{PublishedTopicsRow, SessionRow, TotalsRow};
+use super::shared_retrieval::Leased;
 use super::statistics::Rate;
 use super::subscription::{Subscription, SubscriptionOptions, TopicMatch};
 use super::topic::Topic;
@@ -407,6 +408,13 @@ pub(super) struct SessionState {
     pub(super) group_ids: FxHashMap<u16, TopicFilter>,
     /// What a manual retrieval handed out last, for the mark `redelivered`: up to where, by topic.
     pub(super) manual: FxHashMap<LogId, Offset>,
+    /// Messages of share groups that manual retrievals were given, and until when.
+    pub(super) leased: Vec<Leased>,
+    pub(super) lease_until: Duration,
+    /// Retained messages served ahead of their subscription's cursor, with the mark that made them due, and which of
+    /// them the store does not know.
+    pub(super) retained_served: BTreeMap<(TopicFilter, LogId), Mark>,
+    pub(super) retained_served_changed: Vec<(TopicFilter, LogId)>,
 }
 
 /// Something that happens at a time.
@@ -473,12 +481,36 @@ impl Session {
                 retained_due: false,
                 group_ids: FxHashMap::default(),
                 manual: FxHashMap::default(),
+                leased: Vec::new(),
+                lease_until: Duration::ZERO,
+                retained_served: BTreeMap::new(),
+                retained_served_changed: Vec::new(),
             }),
         }
     }
 }
 
 impl SessionState {
+    /// What is retained of a topic was served for a subscription before its cursor came there.
+    pub(super) fn serve_ahead(&mut self, filter: &TopicFilter, log: LogId, due: Mark) {
+        self.retained_served.insert((filter.clone(), log), due);
+        self.retained_served_changed.push((filter.clone(), log));
+    }
+
+    /// A subscription has nothing due any more: what was served ahead is forgotten.
+    pub(super) fn forget_served(&mut self, filter: &TopicFilter) {
+        let served: Vec<_> = self
+            .retained_served
+            .keys()
+            .filter(|(held, _)| held == filter)
+            .cloned()
+            .collect();
+        for one in served {
+            self.retained_served.remove(&one);
+            self.retained_served_changed.push(one);
+        }
+    }
+
     /// Whether it survives a restart.
     pub(super) fn is_stored(&self) -> bool {
         !self.settings.temporary

@@ -26,6 +26,8 @@ use crate::store::{At, Batch, Commit, Error, Limit, LogId, Mark, Offset, ReadBuf
 
 /// References a group holds before it reads the log again.
 const REFERENCES_MAX: usize = 4_096;
+/// Messages of other topics that a retrieval of one topic may lay aside.
+const RETURNED_BY_TOPIC_MAX: usize = 65_536;
 /// Records a group reads from the log at once.
 const READ_RECORDS: usize = 256;
 /// Topics looked at in one reading step.
@@ -203,9 +205,64 @@ impl ShareGroup {
         self.take_some(shared, member, wanted, true).await
     }
 
-    /// Takes messages for a member that asks for them: as many as it wants.
-    pub(super) async fn take_all(self: &Arc<Self>, shared: &Shared, member: SessionId, wanted: usize) -> Taken {
-        self.take_some(shared, member, wanted, false).await
+    /// Takes messages for a member that asks for them: as many as it wants, perhaps of one topic alone.
+    pub(super) async fn take_all(
+        self: &Arc<Self>,
+        shared: &Shared,
+        member: SessionId,
+        wanted: usize,
+        topic: Option<LogId>,
+    ) -> Taken {
+        match topic {
+            None => self.take_some(shared, member, wanted, false).await,
+            Some(log) => self.take_of_topic(shared, member, wanted, log).await,
+        }
+    }
+
+    /// Takes messages of one topic. What lies before them waits as if it had come back: the floor passes it.
+    async fn take_of_topic(self: &Arc<Self>, shared: &Shared, member: SessionId, wanted: usize, log: LogId) -> Taken {
+        let mut taken = Taken {
+            group: Arc::clone(self),
+            messages: VecDeque::new(),
+        };
+        let _one = self.reading.lock().await;
+        loop {
+            while self.needs_log() && self.read_log(shared).await {}
+            let dispatched = shared.dispatched();
+            let mut state = self.state.lock();
+            let state = &mut *state;
+            if !state.members.iter().any(|held| held.id == member) {
+                return taken;
+            }
+            let of_topic = (log, Offset(0))..=(log, Offset(u64::MAX));
+            let room = wanted - taken.messages.len();
+            let back: Vec<_> = state.returned.range(of_topic).take(room).copied().collect();
+            for (log, position) in back {
+                state.returned.remove(&(log, position));
+                taken.messages.push_back(Waiting { log, position });
+            }
+            while taken.messages.len() < wanted
+                && state.returned.len() < RETURNED_BY_TOPIC_MAX
+                && let Some(entry) = state.fresh.first_entry().filter(|entry| *entry.key() < dispatched)
+            {
+                let (mark, (found, position)) = entry.remove_entry();
+                state.floor = mark.just_behind();
+                if found == log {
+                    taken.messages.push_back(Waiting { log, position });
+                } else {
+                    state.returned.insert((found, position));
+                    state.changed.push((found, position));
+                }
+            }
+            for one in &taken.messages {
+                state.assigned.insert((one.log, one.position), member);
+                state.changed.push((one.log, one.position));
+            }
+            let at_end = state.live || !state.fresh.is_empty();
+            if at_end || taken.messages.len() >= wanted {
+                return taken;
+            }
+        }
     }
 
     async fn take_some(self: &Arc<Self>, shared: &Shared, member: SessionId, wanted: usize, fair: bool) -> Taken {
@@ -335,6 +392,19 @@ impl ShareGroup {
         let mut state = self.state.lock();
         if state.assigned.remove(&(log, position)).is_some() {
             state.changed.push((log, position));
+        }
+    }
+
+    /// A member acknowledges by its token: also what has come back meanwhile and nobody has taken.
+    pub(super) fn acked_by(&self, member: SessionId, log: LogId, position: Offset) {
+        let mut state = self.state.lock();
+        let key = (log, position);
+        let mine = state.assigned.get(&key) == Some(&member);
+        if mine {
+            state.assigned.remove(&key);
+        }
+        if mine || state.returned.remove(&key) {
+            state.changed.push(key);
         }
     }
 

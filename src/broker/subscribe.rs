@@ -163,6 +163,7 @@ impl Shared {
 
     pub(super) fn forget(&self, session: &Arc<Session>, state: &mut SessionState, filter: &TopicFilter) {
         state.subscriptions.remove(filter);
+        state.forget_served(filter);
         if filter.is_shared() {
             self.leave_group(session, state, filter);
             return;

@@ -176,7 +176,12 @@ fn copy_all(from: &Path, to: &Path) {
             std::fs::create_dir_all(&target).expect("make a directory");
             copy_all(&entry.path(), &target);
         } else {
-            std::fs::copy(entry.path(), &target).expect("copy a file");
+            match std::fs::copy(entry.path(), &target) {
+                Ok(_) => {}
+                // Renamed or removed meanwhile: a crash just then would not have left it under this name either.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => panic!("copy a file: {error}"),
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::broker::Shared;
 use crate::broker::inflight::SentChange;
 use crate::broker::rows;
 use crate::broker::rows::StoredRow;
-use crate::broker::rows::session::{DueRow, PositionRow, SubscriptionRow};
+use crate::broker::rows::session::{DueRow, PositionRow, RetainedServedRow, SubscriptionRow};
 use crate::broker::session::{Session, SessionState};
 use crate::broker::subscription::Subscription;
 use crate::store::Commit;
@@ -39,6 +39,15 @@ pub(in crate::broker) fn persist(shared: &Shared, session: &Session, state: &mut
                 commit.put(rows::SENT, &rows::key_with(id, &first.to_be_bytes()), &row.to_row());
             }
             SentChange::Delete(first) => commit.delete(rows::SENT, &rows::key_with(id, &first.to_be_bytes())),
+        }
+    }
+    for one in std::mem::take(&mut state.retained_served_changed) {
+        let key = rows::retained_served_key(id, one.0.as_str(), one.1.0);
+        if let Some(due) = state.retained_served.get(&one) {
+            let row = RetainedServedRow { due: due.to_bytes() };
+            commit.put(rows::RETAINED_SERVED, &key, &row.to_row());
+        } else {
+            commit.delete(rows::RETAINED_SERVED, &key);
         }
     }
     for subscription in state.subscriptions.all_mut().filter(|held| held.due_changed()) {

@@ -30,6 +30,7 @@ impl Puller<'_> {
             .all_mut()
             .filter(|held| held.due.is_some())
             .collect();
+        let mut ended = Vec::new();
         for (place, subscription) in subscriptions.iter_mut().enumerate() {
             while let Some(due) = &mut subscription.due {
                 let (found, rest) =
@@ -38,7 +39,11 @@ impl Puller<'_> {
                         .retained_matching(&subscription.filter, &due.cursor, 1, RETAINED_STEPS);
                 if let Some(topic) = found.first() {
                     match topic.retained() {
-                        Some(retained) if retained.mark < due.mark => {
+                        Some(retained)
+                            if retained.mark < due.mark
+                                && state.retained_served.get(&(subscription.filter.clone(), topic.log))
+                                    != Some(&due.mark) =>
+                        {
                             return Some(Need::Retained {
                                 topic: Arc::clone(topic),
                                 position: retained.position,
@@ -53,11 +58,15 @@ impl Puller<'_> {
                     return Some(Need::Nothing { more: true });
                 } else {
                     subscription.due = None;
+                    ended.push(subscription.filter.clone());
                 }
                 state.unsaved += 1;
             }
         }
         state.retained_due = false;
+        for filter in ended {
+            state.forget_served(&filter);
+        }
         None
     }
 

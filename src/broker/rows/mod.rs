@@ -188,6 +188,14 @@ pub fn key_with(number: u64, rest: &[u8]) -> Vec<u8> {
     key
 }
 
+/// The key of table 9: session, filter, log. A filter holds no NUL, so the first one ends it.
+pub fn retained_served_key(session: u64, filter: &str, log: u64) -> Vec<u8> {
+    let mut key = key_with(session, filter.as_bytes());
+    key.push(0);
+    key.extend_from_slice(&log.to_be_bytes());
+    key
+}
+
 /// The number at the beginning of a key, and the rest.
 pub fn split_key(key: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = key.split_first_chunk::<8>()?;

@@ -172,6 +172,17 @@ impl StoredRow for WillRow {
     const VERSION: u8 = 1;
 }
 
+/// Table 9.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RetainedServedRow {
+    /// The mark that made it due; of another one the row says nothing.
+    pub due: [u8; 8],
+}
+
+impl StoredRow for RetainedServedRow {
+    const VERSION: u8 = 1;
+}
+
 /// Table 16.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
 pub struct TotalsRow {

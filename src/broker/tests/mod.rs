@@ -176,7 +176,7 @@ fn fetch(name: &str, messages_max: usize) -> Fetch {
         topic: None,
         messages_max,
         wait: Duration::ZERO,
-        manual: false,
+        manual: None,
         acknowledge_token: None,
     }
 }

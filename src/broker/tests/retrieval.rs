@@ -227,7 +227,7 @@ async fn a_manual_retrieval_comes_again_until_its_token_is_passed() {
     world.api_subscribe("api", "t/#").await;
     published(&world, 6).await;
     let manual = Fetch {
-        manual: true,
+        manual: Some(Duration::from_secs(60)),
         ..fetch("api", 4)
     };
     let first = world.broker.fetch(&manual, &caller()).await.unwrap();
@@ -345,4 +345,57 @@ async fn a_temporary_session_without_activity_ends_after_keep_alive_and_expiry()
     assert!(world.broker.describe_session("api", &caller()).is_ok());
     world.advance(Duration::from_secs(20)).await;
     assert!(world.broker.describe_session("api", &caller()).is_err());
+}
+
+/// spec/messages.md 6.2 (7), spec/semantics.md 4
+#[tokio::test]
+async fn what_is_retained_comes_once_also_when_its_topic_was_asked_for_first_and_the_server_crashed() {
+    let mut world = World::new().await;
+    let mut publisher = world.connect("p").await;
+    for topic in ["r/a", "r/b"] {
+        let retained = Publish {
+            retain: true,
+            ..message(QOS1, topic.as_bytes())
+        };
+        publisher.publish_message(topic, &retained).await;
+    }
+    world.api_session("api").await;
+    world.api_subscribe("api", "r/+").await;
+    publisher.publish("r/b", QOS1, "live").await;
+    let one = Fetch {
+        topic: Some("r/b".into()),
+        ..fetch("api", 10)
+    };
+    let fetched = world.broker.fetch(&one, &caller()).await.unwrap();
+    assert_eq!(texts(&fetched), ["r/b", "live"]);
+    assert_eq!(
+        fetched.messages.iter().map(|one| one.retained).collect::<Vec<_>>(),
+        [true, false]
+    );
+    world.crash().await;
+    assert_eq!(texts(&world.fetch("api", 10).await), ["r/a"]);
+    assert!(world.fetch("api", 10).await.messages.is_empty());
+}
+
+/// spec/semantics.md 6: a filter verbatim selects that filter alone.
+#[tokio::test]
+async fn a_filter_verbatim_brings_what_it_alone_covers() {
+    let world = World::new().await;
+    world.api_session("api").await;
+    world.api_subscribe("api", "t/+").await;
+    let identified = SubscriptionOptions {
+        identifier: Some(7),
+        ..options(QOS2)
+    };
+    let add = crate::broker::SubscribeAction::Add(TopicFilter::parse("t/#").unwrap(), identified);
+    world.broker.subscribe("api", vec![add], &caller()).await.unwrap();
+    let mut publisher = world.connect("p").await;
+    publisher.publish("t/x", QOS1, "x").await;
+    let one = Fetch {
+        topic: Some("t/+".into()),
+        ..fetch("api", 10)
+    };
+    let fetched = world.broker.fetch(&one, &caller()).await.unwrap();
+    assert_eq!(texts(&fetched), ["x"]);
+    assert!(fetched.messages[0].subscription_ids.is_empty());
 }

@@ -276,3 +276,89 @@ async fn members_on_several_threads_share_everything_without_loss_or_double() {
     }
     assert_eq!(numbers(&all), (0..COUNT).collect::<Vec<_>>());
 }
+
+fn manual(name: &str, messages_max: usize) -> Fetch {
+    Fetch {
+        manual: Some(Duration::from_secs(60)),
+        ..fetch(name, messages_max)
+    }
+}
+
+/// spec/semantics.md 6
+#[tokio::test]
+async fn a_leased_batch_comes_again_and_returns_to_the_group_when_nobody_acknowledges() {
+    let mut world = World::new().await;
+    world.api_session("one").await;
+    world.api_session("two").await;
+    world.api_subscribe("one", FILTER).await;
+    world.api_subscribe("two", FILTER).await;
+    let mut publisher = world.connect("p").await;
+    for at in 0..4 {
+        publisher.publish("t", QOS1, &at.to_string()).await;
+    }
+    let first = world.broker.fetch(&manual("one", 2), &caller()).await.unwrap();
+    assert_eq!(texts(&first), ["0", "1"]);
+    let again = world.broker.fetch(&manual("one", 2), &caller()).await.unwrap();
+    assert_eq!(texts(&again), ["0", "1"]);
+    assert!(again.messages.iter().all(|message| message.redelivered));
+    assert_eq!(
+        texts(&world.fetch("two", 1).await),
+        ["2"],
+        "what is leased is nobody else's"
+    );
+    world.advance(Duration::from_secs(61)).await;
+    assert_eq!(texts(&world.fetch("two", 1).await), ["0"], "the lease has ended");
+    // Late, the token still acknowledges what nobody has taken since: 1, not 0.
+    let late = Fetch {
+        acknowledge_token: again.acknowledge_token.clone(),
+        ..fetch("one", 10)
+    };
+    let rest = world.broker.fetch(&late, &caller()).await.unwrap();
+    assert_eq!(texts(&rest), ["3"]);
+    world.crash().await;
+    assert!(world.fetch("two", 10).await.messages.is_empty());
+}
+
+/// spec/semantics.md 6
+#[tokio::test]
+async fn a_token_acknowledges_a_leased_batch_for_good_and_a_crash_returns_what_is_leased() {
+    let mut world = World::new().await;
+    world.api_session("one").await;
+    world.api_subscribe("one", FILTER).await;
+    let mut publisher = world.connect("p").await;
+    for at in 0..3 {
+        publisher.publish("t", QOS1, &at.to_string()).await;
+    }
+    let first = world.broker.fetch(&manual("one", 2), &caller()).await.unwrap();
+    let next = Fetch {
+        acknowledge_token: first.acknowledge_token.clone(),
+        ..manual("one", 2)
+    };
+    assert_eq!(texts(&world.broker.fetch(&next, &caller()).await.unwrap()), ["2"]);
+    world.crash().await;
+    assert_eq!(texts(&world.fetch("one", 10).await), ["2"]);
+    world.crash().await;
+    assert!(world.fetch("one", 10).await.messages.is_empty());
+}
+
+/// spec/messages.md 6.1
+#[tokio::test]
+async fn a_retrieval_of_one_topic_takes_from_its_groups_that_topic_alone() {
+    let mut world = World::new().await;
+    world.api_session("one").await;
+    world.api_subscribe("one", "$share/g/+").await;
+    let mut publisher = world.connect("p").await;
+    for at in 0..6 {
+        publisher.publish(["a", "b"][at % 2], QOS1, &at.to_string()).await;
+    }
+    let of_b = Fetch {
+        topic: Some("b".into()),
+        ..fetch("one", 2)
+    };
+    assert_eq!(texts(&world.broker.fetch(&of_b, &caller()).await.unwrap()), ["1", "3"]);
+    world.crash().await;
+    let mut rest = texts(&world.fetch("one", 10).await);
+    rest.sort();
+    assert_eq!(rest, ["0", "2", "4", "5"]);
+    assert!(world.fetch("one", 10).await.messages.is_empty());
+}

@@ -253,6 +253,7 @@ impl From<SessionRefused> for Fault {
             SessionRefused::NotOwner(_) | SessionRefused::SystemFilter(_) => ErrorCode::NOT_ADMIN,
             SessionRefused::Banned(_) | SessionRefused::WrongKind(_) => ErrorCode::INVALID_STATE,
             SessionRefused::NotSubscribed(_) => ErrorCode::NOT_SUBSCRIBED,
+            SessionRefused::TooManyPositions => ErrorCode::MQ_NO_MEMORY,
             SessionRefused::Publish(refused) => return refused.into(),
             SessionRefused::Store(failed) => return failed.into(),
         };

@@ -24,7 +24,10 @@ pub async fn from_session(call: &mut Call) -> Result<Out, Fault> {
         topic: request.topic,
         messages_max: request.messages_max,
         wait: Duration::from_secs(u64::from(request.wait_seconds)),
-        manual: matches!(request.acknowledge, Acknowledge::Manual { .. }),
+        manual: match request.acknowledge {
+            Acknowledge::Automatic => None,
+            Acknowledge::Manual { seconds } => Some(Duration::from_secs(u64::from(seconds))),
+        },
         acknowledge_token: request.acknowledge_token,
     };
     let broker = call.api.broker.clone();
