@@ -77,7 +77,7 @@ async fn what_was_acknowledged_survives_every_kill() {
             program.greeting.trim()
         );
         world.look(&program, round % 10 == 0).await;
-        let load_max = if random.one_in(8) { 3_500 } else { 1_000 };
+        let load_max = if random.one_in(8) { 2_500 } else { 600 };
         let load = Duration::from_millis(random.between(50, load_max));
         world.load(program, load, round).await;
         if wish.is_none() && begin.elapsed() > RUN_MAX {
