@@ -19,7 +19,7 @@ use super::subscription::{Subscription, TopicMatch};
 use super::topic::Topic;
 use super::topic_filter::TopicFilter;
 use super::{Broker, Shared};
-use crate::store::{At, Class, Limit, Mark, Offset, ReadBuf};
+use crate::store::{At, Class, Limit, Mark, Offset, ReadBuf, ReadRecord};
 
 /// Bytes of stored records in one answer.
 pub(super) const ANSWER_BYTES: usize = 4 << 20;
@@ -62,6 +62,20 @@ pub struct FetchedMessage {
 }
 
 impl FetchedMessage {
+    /// A message as it was read from its topic's log.
+    pub(super) fn stored(topic: &Topic, read: &ReadRecord, buf: &ReadBuf, expired: bool) -> Self {
+        Self {
+            topic: (&*topic.name).into(),
+            position: read.position.0,
+            time: read.time,
+            retained: false,
+            expired,
+            redelivered: false,
+            subscription_ids: Vec::new(),
+            body: buf.body(read).to_vec(),
+        }
+    }
+
     /// The message itself; `None` only if its stored bytes are no message.
     pub fn record(&self) -> Option<Record<'_>> {
         Record::parse(&self.body)
@@ -289,16 +303,7 @@ impl Broker {
                 if expired && !history.include_expired {
                     continue;
                 }
-                collector.push(FetchedMessage {
-                    topic: (&*topic.name).into(),
-                    position: read.position.0,
-                    time: read.time,
-                    retained: false,
-                    expired,
-                    redelivered: false,
-                    subscription_ids: Vec::new(),
-                    body: buf.body(read).to_vec(),
-                });
+                collector.push(FetchedMessage::stored(&topic, read, &buf, expired));
             }
             next = progress.next;
             page.more = progress.more;
@@ -479,14 +484,8 @@ impl Shared {
             return Ok(());
         }
         let mut buf = ReadBuf::default();
-        let limit = Limit {
-            records: 1,
-            bytes: usize::MAX,
-            before: Mark::END,
-        };
-        self.store.read(topic.log, retained.position, limit, &mut buf).await?;
-        let found = buf.records.first().filter(|read| read.position == retained.position);
-        let Some((read, record)) = found.and_then(|read| Some((read, Record::parse(buf.body(read))?))) else {
+        let found = self.read_one(topic.log, retained.position, &mut buf).await?;
+        let Some((read, record)) = found.and_then(|read| Some((read, Record::parse(buf.body(&read))?))) else {
             return Ok(());
         };
         let expired = record.expired(read.time, self.clock.wall_ms());
@@ -498,14 +497,9 @@ impl Shared {
                     return Ok(());
                 }
                 collector.push(FetchedMessage {
-                    topic: (&*topic.name).into(),
-                    position: retained.position.0,
-                    time: read.time,
                     retained: true,
-                    expired,
-                    redelivered: false,
                     subscription_ids: options.identifier.into_iter().collect(),
-                    body: buf.body(read).to_vec(),
+                    ..FetchedMessage::stored(topic, &read, &buf, expired)
                 });
             }
             session.state.lock().serve_ahead(&filter, topic.log, due);

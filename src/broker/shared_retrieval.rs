@@ -15,7 +15,7 @@ use super::rows::record::Record;
 use super::session::{Session, SessionState};
 use super::subscription::SubscriptionOptions;
 use super::topic_filter::TopicFilter;
-use crate::store::{Limit, LogId, Mark, Offset, ReadBuf};
+use crate::store::{LogId, Offset, ReadBuf};
 
 /// Messages taken from a group at once.
 const TAKE_MAX: usize = 64;
@@ -29,6 +29,17 @@ pub(super) struct Leased {
     pub(super) log: LogId,
     /// The position.
     pub(super) position: Offset,
+}
+
+/// What one retrieval wants from one group.
+struct Selection<'a> {
+    session: &'a Arc<Session>,
+    filter: &'a TopicFilter,
+    options: &'a SubscriptionOptions,
+    /// Only this topic.
+    topic: Option<LogId>,
+    /// Not consumed, but leased so long.
+    lease: Option<Duration>,
 }
 
 impl Shared {
@@ -62,10 +73,15 @@ impl Shared {
         };
         let mut batch = Vec::new();
         for (filter, options) in &filters {
-            self.hand_leased(session, filter, options, topic, lease, collector, &mut batch)
-                .await?;
-            self.take_from_group(session, filter, options, topic, lease, collector, &mut batch)
-                .await?;
+            let selection = Selection {
+                session,
+                filter,
+                options,
+                topic,
+                lease,
+            };
+            self.hand_leased(&selection, collector, &mut batch).await?;
+            self.take_from_group(&selection, collector, &mut batch).await?;
         }
         if let Some(span) = lease.filter(|_| !batch.is_empty()) {
             let until = self.clock.now() + span;
@@ -76,17 +92,19 @@ impl Shared {
     }
 
     /// What an earlier manual retrieval was given comes first, and again.
-    #[expect(clippy::too_many_arguments, reason = "the selection of one retrieval")]
     async fn hand_leased(
         &self,
-        session: &Arc<Session>,
-        filter: &TopicFilter,
-        options: &SubscriptionOptions,
-        topic: Option<LogId>,
-        lease: Option<Duration>,
+        selection: &Selection<'_>,
         collector: &mut Collector,
         batch: &mut Vec<Leased>,
     ) -> Result<(), SessionRefused> {
+        let Selection {
+            session,
+            filter,
+            options,
+            topic,
+            lease,
+        } = *selection;
         let leased: Vec<Leased> = {
             let state = session.state.lock();
             let mine = state.leased.iter().filter(|held| held.filter == *filter);
@@ -113,17 +131,19 @@ impl Shared {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the selection of one retrieval")]
     async fn take_from_group(
         &self,
-        session: &Arc<Session>,
-        filter: &TopicFilter,
-        options: &SubscriptionOptions,
-        topic: Option<LogId>,
-        lease: Option<Duration>,
+        selection: &Selection<'_>,
         collector: &mut Collector,
         batch: &mut Vec<Leased>,
     ) -> Result<(), SessionRefused> {
+        let Selection {
+            session,
+            filter,
+            options,
+            topic,
+            lease,
+        } = *selection;
         let Some(group) = self.groups.get(filter) else {
             return Ok(());
         };
@@ -169,29 +189,18 @@ impl Shared {
         redelivered: bool,
     ) -> Result<Option<FetchedMessage>, SessionRefused> {
         let mut buf = ReadBuf::default();
-        let limit = Limit {
-            records: 1,
-            bytes: usize::MAX,
-            before: Mark::END,
-        };
-        self.store.read(log, position, limit, &mut buf).await?;
-        let found = buf.records.first().filter(|read| read.position == position);
+        let found = self.read_one(log, position, &mut buf).await?;
         let (Some(read), Some(topic)) = (found, self.topics.by_log(log)) else {
             return Ok(None);
         };
-        let Some(record) = Record::parse(buf.body(read)) else {
+        let Some(record) = Record::parse(buf.body(&read)) else {
             return Ok(None);
         };
         let expired = record.expired(read.time, self.clock.wall_ms());
         Ok((!expired || options.include_expired).then(|| FetchedMessage {
-            topic: (&*topic.name).into(),
-            position: position.0,
-            time: read.time,
-            retained: false,
-            expired,
             redelivered,
             subscription_ids: options.identifier.into_iter().collect(),
-            body: buf.body(read).to_vec(),
+            ..FetchedMessage::stored(&topic, &read, &buf, expired)
         }))
     }
 

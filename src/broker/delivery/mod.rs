@@ -133,6 +133,31 @@ pub(super) struct Puller<'a> {
     now_ms: i64,
 }
 
+impl Shared {
+    /// One record of a log; `None` if it is not there any more, which a log that cannot be read does not say.
+    pub(super) async fn read_one(
+        &self,
+        log: LogId,
+        position: Offset,
+        buf: &mut ReadBuf,
+    ) -> Result<Option<ReadRecord>, Error> {
+        let limit = Limit {
+            records: 1,
+            bytes: usize::MAX,
+            before: Mark::END,
+        };
+        match self.store.read(log, position, limit, buf).await {
+            Ok(_) => Ok(buf
+                .records
+                .first()
+                .copied()
+                .filter(|record| record.position == position)),
+            Err(Error::NoLog(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 impl<'a> Puller<'a> {
     pub(super) fn new(
         shared: &'a Shared,
@@ -167,7 +192,10 @@ impl<'a> Puller<'a> {
                     };
                 }
                 Need::Resend { id, outgoing } => {
-                    let read = self.read_one(outgoing.log, outgoing.position, &mut buf).await;
+                    let read = match self.shared.read_one(outgoing.log, outgoing.position, &mut buf).await {
+                        Ok(read) => read,
+                        Err(error) => break self.cannot_read(&error),
+                    };
                     self.resend(id, &outgoing, read.as_ref().map(|record| (record, &buf)));
                 }
                 Need::Retained {
@@ -176,7 +204,10 @@ impl<'a> Puller<'a> {
                     mark,
                     due,
                 } => {
-                    let read = self.read_one(topic.log, position, &mut buf).await;
+                    let read = match self.shared.read_one(topic.log, position, &mut buf).await {
+                        Ok(read) => read,
+                        Err(error) => break self.cannot_read(&error),
+                    };
                     self.serve_retained(&topic, position, mark, due, read.as_ref().map(|record| (record, &buf)));
                 }
                 Need::Behind { log, next } => {
@@ -260,19 +291,6 @@ impl<'a> Puller<'a> {
             lost: false,
             handed: self.handed,
         }
-    }
-
-    async fn read_one(&self, log: LogId, position: Offset, buf: &mut ReadBuf) -> Option<ReadRecord> {
-        let limit = Limit {
-            records: 1,
-            bytes: usize::MAX,
-            before: Mark::END,
-        };
-        self.shared.store.read(log, position, limit, buf).await.ok()?;
-        buf.records
-            .first()
-            .copied()
-            .filter(|record| record.position == position)
     }
 
     fn next(&mut self) -> Need {

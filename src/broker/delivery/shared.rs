@@ -45,7 +45,11 @@ impl Puller<'_> {
             more |= !taken.is_empty();
             self.took_shared |= !taken.is_empty();
             while let Some(one) = taken.peek() {
-                let read = self.read_one(one.log, one.position, buf).await;
+                let read = match self.shared.read_one(one.log, one.position, buf).await {
+                    Ok(read) => read,
+                    // What was taken and not passed goes back to the group.
+                    Err(error) => return self.cannot_read(&error),
+                };
                 if self.hand_shared(&filter, &options, &one, read.as_ref().map(|record| (record, &*buf))) {
                     group.acked(one.log, one.position);
                 }
