@@ -117,6 +117,14 @@ pub(crate) struct Append {
     pub(crate) sync_commits: bool,
 }
 
+/// What became of a commit's records.
+struct LaidOut {
+    ticket: Ticket,
+    early: Option<Batch>,
+    /// Some could have passed early, but for elders of their log.
+    held_back: bool,
+}
+
 /// How the writer shall end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stop {
@@ -309,12 +317,18 @@ impl Append {
         self.highest_time = self.highest_time.max(now_ms);
         building.time = self.highest_time;
         let before = building.bytes.len();
-        let (ticket, early) = self.lay_out(commit, &mut building, now_ms);
+        let LaidOut {
+            ticket,
+            early,
+            held_back,
+        } = self.lay_out(commit, &mut building, now_ms);
+        // What may not pass early is handed on with its batch: then that is waited for.
+        let urgent = commit.urgent || held_back;
         self.pending_bytes += building.bytes.len() - before;
         let number = building.number;
-        let first_urgent = commit.urgent && !building.urgent;
-        building.urgent |= commit.urgent;
-        if commit.urgent && self.sync_commits {
+        let first_urgent = urgent && !building.urgent;
+        building.urgent |= urgent;
+        if urgent && self.sync_commits {
             self.sync_through = number;
         }
         self.last_write = number;
@@ -488,12 +502,13 @@ impl Append {
         if keep { None } else { self.take_building() }
     }
 
-    fn lay_out(&mut self, commit: &Commit, building: &mut Building, time: i64) -> (Ticket, Option<Batch>) {
+    fn lay_out(&mut self, commit: &Commit, building: &mut Building, time: i64) -> LaidOut {
         let mut ticket = Ticket {
             write: building.number,
             offsets: Vec::new(),
         };
         let mut early_run: Option<Batch> = None;
+        let mut held_back = false;
         let mut last_position = 0;
         let mut skip_guard = false;
         for (at, queued) in commit.entries.iter().enumerate() {
@@ -526,6 +541,7 @@ impl Append {
                     last_position = position;
                     early = queued.early && log.waiting <= self.handed_on;
                     if !early {
+                        held_back |= queued.early;
                         log.waiting = building.number;
                     }
                     if commit.offsets_wanted {
@@ -586,7 +602,11 @@ impl Append {
                 run.write = building.number;
             }
         }
-        (ticket, early_run)
+        LaidOut {
+            ticket,
+            early: early_run,
+            held_back,
+        }
     }
 }
 
