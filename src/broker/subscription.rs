@@ -81,7 +81,7 @@ pub struct Subscription {
 pub struct Applies {
     /// The highest granted `QoS`.
     pub qos: Qos,
-    /// Identifiers, ascending.
+    /// Identifiers, ascending: one for each subscription that has one. Spec: v5 [MQTT-3.3.4-3], [MQTT-3.3.4-4].
     pub identifiers: smallvec::SmallVec<[u32; 2]>,
     /// RETAIN stays as published.
     pub retain_as_published: bool,
@@ -135,9 +135,9 @@ impl TopicMatch {
             all.qos = all.qos.max(options.qos);
             all.retain_as_published |= options.retain_as_published;
             all.include_expired |= options.include_expired;
-            if let Some(identifier) = options.identifier
-                && let Err(place) = all.identifiers.binary_search(&identifier)
-            {
+            if let Some(identifier) = options.identifier {
+                // One that several subscriptions have is told as often.
+                let place = all.identifiers.partition_point(|held| *held < identifier);
                 all.identifiers.insert(place, identifier);
             }
         }
