@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::delivery::{DeliverySink, Mode, Pulled, Puller, lag, persist};
 use super::error::{ConnectRefused, PublishRefused, StoreFailed};
-use super::inflight::Acked;
+use super::inflight::{Acked, Exchange};
 use super::message::{Publish, Qos};
 use super::publish::Publisher;
 use super::rows;
@@ -288,12 +288,20 @@ impl Shared {
             self.store.commit(commit)?
         };
         let signal = Arc::new(Signal::default());
+        let inflight = &state.inflight;
+        let is_released = |id: &u16| {
+            inflight
+                .get(*id)
+                .is_some_and(|outgoing| outgoing.exchange == Exchange::Released)
+        };
+        let (release, resend) = inflight.open_ids().into_iter().partition(is_released);
         state.link = Some(Link {
             signal: Arc::clone(&signal),
             peer: connect.peer,
             receive_maximum: usize::from(connect.receive_maximum),
             outstanding: 0,
-            resend: state.inflight.open_ids().into(),
+            release,
+            resend,
         });
         {
             let mut queue = session.queue.lock();
@@ -548,11 +556,7 @@ impl Connection {
         if let Acked::Completed(outgoing) = &acked {
             state.unsaved += 1;
             if let Some(link) = &mut state.link {
-                match link.resend.iter().position(|id| *id == packet_id) {
-                    // Acknowledged before it was sent again: it never counted.
-                    Some(place) => drop(link.resend.remove(place)),
-                    None => link.outstanding = link.outstanding.saturating_sub(1),
-                }
+                link.completed(packet_id);
             }
             self.shared.group_acked(state, packet_id, outgoing);
             self.acked += 1;

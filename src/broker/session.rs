@@ -212,8 +212,23 @@ pub(super) struct Link {
     pub(super) receive_maximum: usize,
     /// `QoS` 1 and 2 messages sent on this connection and not completed.
     pub(super) outstanding: usize,
-    /// Ids to be sent again before anything new.
+    /// Ids whose PUBREL is to be sent again, at once.
+    pub(super) release: VecDeque<u16>,
+    /// Ids whose PUBLISH is to be sent again before anything new.
     pub(super) resend: VecDeque<u16>,
+}
+
+impl Link {
+    /// An exchange has ended: one that was not sent again yet never counted.
+    pub(super) fn completed(&mut self, packet_id: u16) {
+        for waiting in [&mut self.release, &mut self.resend] {
+            if let Some(place) = waiting.iter().position(|id| *id == packet_id) {
+                waiting.remove(place);
+                return;
+            }
+        }
+        self.outstanding = self.outstanding.saturating_sub(1);
+    }
 }
 
 /// Early messages (`QoS` 0, not durable yet) that were handed out: not to be read again from the log.

@@ -9,24 +9,30 @@ use crate::store::{Mark, ReadBuf, ReadRecord};
 
 impl Puller<'_> {
     pub(super) fn next_resend(&mut self, state: &mut SessionState) -> Option<Need> {
+        let link = state.link.as_mut()?;
+        // Every PUBREL first: no quota holds one up (v5 [MQTT-3.3.4-10]), though its exchange counts until PUBCOMP.
+        while let Some(id) = link.release.pop_front() {
+            let released = |outgoing: Outgoing| outgoing.exchange == Exchange::Released;
+            if state.inflight.get(id).is_some_and(released) {
+                self.sink.release(id);
+                link.outstanding += 1;
+            }
+            if self.sink.is_full() {
+                return Some(Need::Nothing { more: true });
+            }
+        }
         loop {
-            let link = state.link.as_mut()?;
             let id = *link.resend.front()?;
             if link.outstanding >= link.receive_maximum {
                 return Some(Need::Nothing { more: false });
             }
             match state.inflight.get(id) {
                 None => {}
-                Some(outgoing) if outgoing.exchange == Exchange::Released => {
-                    self.sink.release(id);
-                    link.outstanding += 1;
-                }
+                // Its PUBREC has come on this connection, and was answered.
+                Some(outgoing) if outgoing.exchange == Exchange::Released => link.outstanding += 1,
                 Some(outgoing) => return Some(Need::Resend { id, outgoing }),
             }
             link.resend.pop_front();
-            if self.sink.is_full() {
-                return Some(Need::Nothing { more: true });
-            }
         }
     }
 
