@@ -26,7 +26,7 @@ use super::session::{
 use super::subscription::SubscriptionOptions;
 use super::topic::Topic;
 use super::topic_filter::TopicFilter;
-use super::topic_name::InvalidTopic;
+use super::topic_name::{InvalidTopic, TopicName};
 use super::will::Will;
 use super::{Broker, Shared};
 use crate::store::{Class, Commit, OnceKey, Refused, Ticket, WaiterId};
@@ -409,6 +409,11 @@ impl Connection {
     /// The session's client name.
     pub fn client_name(&self) -> &str {
         &self.session.name
+    }
+
+    /// The topic the client published to last.
+    pub fn last_topic(&self) -> Option<&TopicName> {
+        self.last_topic.as_ref().map(|topic| &topic.name)
     }
 
     /// Queues a message the client publishes; its reply follows when it is durable.

@@ -2,7 +2,8 @@
 //!
 //! **Invariants**
 //! - Aliases live as long as the connection and mean nothing outside it.
-//! - What both directions remember is bounded by the maxima that were agreed on and by [`NAME_BYTES_MAX`].
+//! - What both directions remember is bounded by the maxima that were agreed on and by [`NAME_BYTES_MAX`]. Names of
+//!   topics that exist do not count in a client's aliases: all of the agreed ones can be used (v5 [MQTT-3.3.2-12]).
 
 use std::num::NonZeroU16;
 
@@ -10,6 +11,7 @@ use ahash::AHashMap;
 
 use super::frame::Malformed;
 use super::reason::ReasonCode;
+use crate::broker::topic_name::TopicName;
 
 /// Bytes of topic names that each direction remembers at most.
 pub const NAME_BYTES_MAX: usize = 1 << 20;
@@ -19,10 +21,36 @@ const INVALID: Malformed = Malformed::because(
     "the topic alias is larger than the maximum or stands for nothing",
 );
 
+/// A topic behind a client's alias.
+#[derive(Debug)]
+enum Name {
+    /// The broker has the topic, and holds its name anyway.
+    Shared(TopicName),
+    /// The broker has not taken it.
+    Own(Box<str>),
+}
+
+impl Name {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Shared(name) => name,
+            Self::Own(name) => name,
+        }
+    }
+
+    fn own_bytes(&self) -> usize {
+        match self {
+            Self::Shared(_) => 0,
+            Self::Own(name) => name.len(),
+        }
+    }
+}
+
 /// Aliases the client made.
 #[derive(Debug, Default)]
 pub struct IncomingAliases {
-    names: Vec<Box<str>>,
+    names: Vec<Option<Name>>,
+    /// Of names that nobody else holds.
     bytes: usize,
 }
 
@@ -36,19 +64,12 @@ impl IncomingAliases {
         }
         let at = usize::from(alias.get()) - 1;
         if topic.is_empty() {
-            return match self.names.get(at) {
-                Some(name) if !name.is_empty() => Ok(name),
-                _ => Err(INVALID),
-            };
+            let held = self.names.get(at).and_then(Option::as_ref);
+            return held.map(Name::as_str).ok_or(INVALID);
         }
-        if self.names.get(at).is_none_or(|name| **name != *topic) {
-            if self.names.len() <= at {
-                self.names.resize(at + 1, Box::default());
-            }
-            if let Some(name) = self.names.get_mut(at) {
-                self.bytes = self.bytes + topic.len() - name.len();
-                *name = topic.into();
-            }
+        let held = self.names.get(at).and_then(Option::as_ref);
+        if held.is_none_or(|held| held.as_str() != topic) {
+            self.put(at, Name::Own(topic.into()));
             if self.bytes > NAME_BYTES_MAX {
                 return Err(Malformed::because(
                     ReasonCode::QuotaExceeded,
@@ -57,6 +78,26 @@ impl IncomingAliases {
             }
         }
         Ok(topic)
+    }
+
+    /// The broker has taken the topic that an alias stands for: its name need not be held twice.
+    pub fn share(&mut self, alias: NonZeroU16, name: &TopicName) {
+        let at = usize::from(alias.get()) - 1;
+        if let Some(Some(Name::Own(held))) = self.names.get(at)
+            && **held == **name
+        {
+            self.put(at, Name::Shared(name.clone()));
+        }
+    }
+
+    fn put(&mut self, at: usize, name: Name) {
+        if self.names.len() <= at {
+            self.names.resize_with(at + 1, || None);
+        }
+        if let Some(held) = self.names.get_mut(at) {
+            self.bytes = self.bytes + name.own_bytes() - held.as_ref().map_or(0, Name::own_bytes);
+            *held = Some(name);
+        }
     }
 }
 
@@ -142,6 +183,26 @@ mod tests {
         assert_eq!(aliases.resolve(alias(2), "c", 5), Ok("c"));
         assert_eq!(aliases.resolve(alias(2), "", 5), Ok("c"));
         assert_eq!(aliases.resolve(alias(6), "a", 5), Err(INVALID), "beyond the maximum");
+    }
+
+    /// v5 [MQTT-3.3.2-12]
+    #[test]
+    fn every_alias_up_to_the_maximum_can_stand_for_a_long_topic_that_exists() {
+        let mut aliases = IncomingAliases::default();
+        let name = TopicName::parse(&"x".repeat(60_000)).unwrap();
+        for number in 1..=65_535 {
+            assert!(aliases.resolve(alias(number), &name, u16::MAX).is_ok());
+            aliases.share(alias(number), &name);
+        }
+        assert_eq!(aliases.bytes, 0);
+        assert_eq!(aliases.resolve(alias(65_535), "", u16::MAX), Ok(&*name));
+        assert_eq!(aliases.resolve(alias(65_535), "other", u16::MAX), Ok("other"));
+        aliases.share(alias(65_535), &name);
+        assert_eq!(
+            aliases.resolve(alias(65_535), "", u16::MAX),
+            Ok("other"),
+            "it is another topic by now"
+        );
     }
 
     #[test]

@@ -73,6 +73,12 @@ impl Client {
         if let Err(refused) = self.handle.publish(topic, packet_id, &message) {
             tracing::debug!(client = self.handle.client_name(), %refused, "a message with QoS 0 is dropped");
         }
+        if let Some(alias) = publish.properties.topic_alias
+            && !publish.topic.is_empty()
+            && let (Some(aliases), Some(name)) = (&mut self.incoming, self.handle.last_topic())
+        {
+            aliases.share(alias, name);
+        }
         Ok(())
     }
 
