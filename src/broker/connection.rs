@@ -538,7 +538,8 @@ impl Connection {
                 self.change_replies.push(Reply::Pubrel(packet_id, true));
             }
             Acked::Again => self.change_replies.push(Reply::Pubrel(packet_id, true)),
-            Acked::Completed(_) => {}
+            // Nothing is answered, and nothing may come again. v5 [MQTT-4.4.0-2]
+            Acked::Completed(_) => self.exchanges_moved = true,
             // A refusal of what is not there has nothing to release.
             Acked::Unknown if refused => {}
             Acked::Unknown => self.change_replies.push(Reply::Pubrel(packet_id, false)),
@@ -662,7 +663,7 @@ impl Connection {
     }
 
     fn flush_changes(&mut self) {
-        if self.changes.is_empty() && self.change_replies.is_empty() {
+        if self.changes.is_empty() && self.change_replies.is_empty() && !self.exchanges_moved {
             return;
         }
         let mut commit = std::mem::replace(&mut self.changes, self.shared.store.begin(Class::B));
