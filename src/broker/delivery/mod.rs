@@ -24,6 +24,7 @@ pub use live::{Chunk, LIVE_REFERENCES_MAX, LiveQueue, Mode};
 pub(in crate::broker) use persist::persist;
 pub use step::Step;
 
+use self::retained::RetainedNeed;
 use super::Shared;
 use super::inflight::{Exchange, Outgoing};
 use super::message::{Delivery, Qos};
@@ -99,12 +100,7 @@ enum Need {
         id: u16,
         outgoing: Outgoing,
     },
-    Retained {
-        topic: Arc<Topic>,
-        position: Offset,
-        mark: Mark,
-        due: usize,
-    },
+    Retained(RetainedNeed),
     Behind {
         log: LogId,
         next: Offset,
@@ -198,17 +194,13 @@ impl<'a> Puller<'a> {
                     };
                     self.resend(id, &outgoing, read.as_ref().map(|record| (record, &buf)));
                 }
-                Need::Retained {
-                    topic,
-                    position,
-                    mark,
-                    due,
-                } => {
-                    let read = match self.shared.read_one(topic.log, position, &mut buf).await {
+                Need::Retained(need) => {
+                    let (log, position) = (need.topic.log, need.retained.position);
+                    let read = match self.shared.read_one(log, position, &mut buf).await {
                         Ok(read) => read,
                         Err(error) => break self.cannot_read(&error),
                     };
-                    self.serve_retained(&topic, position, mark, due, read.as_ref().map(|record| (record, &buf)));
+                    self.serve_retained(&need, read.as_ref().map(|record| (record, &buf)));
                 }
                 Need::Behind { log, next } => {
                     let before = self.session.state.lock().position.floor;

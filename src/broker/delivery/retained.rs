@@ -6,12 +6,24 @@ use crate::broker::message::Delivery;
 use crate::broker::rows::record::Record;
 use crate::broker::session::SessionState;
 use crate::broker::subscription::RetainedDue;
-use crate::broker::topic::Topic;
-use crate::store::{Mark, Offset, ReadBuf, ReadRecord};
+use crate::broker::topic::{Retained, Topic};
+use crate::broker::topic_filter::TopicFilter;
+use crate::store::{Mark, ReadBuf, ReadRecord};
 use std::sync::Arc;
 
-/// Retained topics looked at before somebody else gets a turn.
+/// Retained topics looked at before somebody else gets a turn,
 const RETAINED_STEPS: usize = 1_000;
+/// and matching ones that are not due.
+const NOT_DUE_MAX: usize = 64;
+
+/// A retained message that is due.
+pub(super) struct RetainedNeed {
+    pub(super) topic: Arc<Topic>,
+    pub(super) retained: Retained,
+    /// The subscription that made it due, and where it did.
+    filter: TopicFilter,
+    due: Mark,
+}
 
 impl Puller<'_> {
     pub(super) fn next_retained(&mut self, state: &mut SessionState) -> Option<Need> {
@@ -25,74 +37,87 @@ impl Puller<'_> {
             let due = state.subscriptions.all().any(|held| held.due.is_some());
             return due.then_some(Need::Nothing { more: false });
         }
-        let mut subscriptions: Vec<_> = state
-            .subscriptions
-            .all_mut()
-            .filter(|held| held.due.is_some())
-            .collect();
         let mut ended = Vec::new();
-        for (place, subscription) in subscriptions.iter_mut().enumerate() {
+        let need = self.look_for_retained(state, &mut ended);
+        for filter in ended {
+            state.forget_served(&filter);
+        }
+        state.retained_due = need.is_some();
+        need
+    }
+
+    /// The next retained message that is due. Looks at a bounded number of topics: others want the session too.
+    fn look_for_retained(&self, state: &mut SessionState, ended: &mut Vec<TopicFilter>) -> Option<Need> {
+        let mut not_due = 0;
+        for subscription in state.subscriptions.all_mut() {
             while let Some(due) = &mut subscription.due {
+                if not_due > NOT_DUE_MAX {
+                    return Some(Need::Nothing { more: true });
+                }
+                state.unsaved += 1;
                 let (found, rest) =
                     self.shared
                         .topics
                         .retained_matching(&subscription.filter, &due.cursor, 1, RETAINED_STEPS);
-                if let Some(topic) = found.first() {
-                    match topic.retained() {
-                        Some(retained)
-                            if retained.mark < due.mark
-                                && state.retained_served.get(&(subscription.filter.clone(), topic.log))
-                                    != Some(&due.mark) =>
-                        {
-                            return Some(Need::Retained {
-                                topic: Arc::clone(topic),
-                                position: retained.position,
-                                mark: retained.mark,
-                                due: place,
-                            });
+                match (found.first(), rest) {
+                    (Some(topic), _) => {
+                        let served = state.retained_served.get(&(subscription.filter.clone(), topic.log));
+                        match topic.retained() {
+                            Some(retained) if retained.mark < due.mark && served != Some(&due.mark) => {
+                                return Some(Need::Retained(RetainedNeed {
+                                    topic: Arc::clone(topic),
+                                    retained,
+                                    filter: subscription.filter.clone(),
+                                    due: due.mark,
+                                }));
+                            }
+                            _ => {
+                                not_due += 1;
+                                due.cursor = topic.name.to_string();
+                            }
                         }
-                        _ => due.cursor = topic.name.to_string(),
                     }
-                } else if let Some(rest) = rest {
-                    due.cursor = rest.to_string();
-                    return Some(Need::Nothing { more: true });
-                } else {
-                    subscription.due = None;
-                    ended.push(subscription.filter.clone());
+                    (None, Some(rest)) => {
+                        due.cursor = rest.to_string();
+                        return Some(Need::Nothing { more: true });
+                    }
+                    (None, None) => {
+                        subscription.due = None;
+                        ended.push(subscription.filter.clone());
+                    }
                 }
-                state.unsaved += 1;
             }
-        }
-        state.retained_due = false;
-        for filter in ended {
-            state.forget_served(&filter);
         }
         None
     }
 
-    pub(super) fn serve_retained(
-        &mut self,
-        topic: &Arc<Topic>,
-        position: Offset,
-        mark: Mark,
-        due: usize,
-        read: Option<(&ReadRecord, &ReadBuf)>,
-    ) {
+    pub(super) fn serve_retained(&mut self, need: &RetainedNeed, read: Option<(&ReadRecord, &ReadBuf)>) {
+        let RetainedNeed {
+            topic,
+            retained,
+            filter,
+            due,
+        } = need;
         let mut state = self.session.state.lock();
         let state = &mut *state;
         if state.epoch != self.epoch {
             return;
         }
-        let Some(subscription) = state.subscriptions.all_mut().filter(|held| held.due.is_some()).nth(due) else {
+        // Subscriptions may have come, gone or been replaced while the log was read.
+        let Some(subscription) = state
+            .subscriptions
+            .get(filter)
+            .filter(|held| held.due.as_ref().is_some_and(|held| held.mark == *due))
+        else {
             return;
         };
-        let (options, filter) = (subscription.options.clone(), subscription.filter.clone());
+        let options = subscription.options.clone();
         state.unsaved += 1;
-        let current = topic.retained().is_some_and(|retained| retained.mark == mark);
+        let current = topic.retained().is_some_and(|now| now.mark == retained.mark);
         let record = read.and_then(|(read, buf)| Some((read.time, Record::parse(buf.body(read))?)));
         let pass = |state: &mut SessionState| {
             if let Some(RetainedDue { cursor, .. }) =
-                state.subscriptions.get_mut(&filter).and_then(|held| held.due.as_mut())
+                state.subscriptions.get_mut(filter).and_then(|held| held.due.as_mut())
             {
                 *cursor = topic.name.to_string();
             }
@@ -109,7 +134,7 @@ impl Puller<'_> {
         let identifiers: smallvec::SmallVec<[u32; 1]> = options.identifier.into_iter().collect();
         let mut delivery = Delivery {
             topic: &topic.name,
-            position: position.0,
+            position: retained.position.0,
             time,
             qos,
             packet_id: None,
@@ -123,7 +148,7 @@ impl Puller<'_> {
         };
         let outgoing = Outgoing {
             log: topic.log,
-            position,
+            position: retained.position,
             qos,
             retained: true,
             exchange: Exchange::Sent,
