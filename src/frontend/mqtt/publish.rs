@@ -253,7 +253,8 @@ impl DeliverySink for Sink<'_> {
         let named = fast::Delivery {
             dup: delivery.dup,
             qos: wire_qos(delivery.qos),
-            retain: delivery.retain,
+            // Before 5.0 nobody can ask for the flag as it was published. v3.1.1 [MQTT-3.3.1-9]
+            retain: delivery.retain && (delivery.retained || self.version.is_v5()),
             topic: delivery.topic.as_bytes(),
             packet_id: delivery.packet_id.unwrap_or(0),
             subscription_ids: delivery.subscription_ids,
