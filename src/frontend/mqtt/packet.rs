@@ -407,22 +407,24 @@ pub fn encode_connack(out: &mut Vec<u8>, version: Version, connack: &Connack<'_>
     }
 }
 
-/// Appends a SUBACK. The reason string is left out if it would exceed `bytes_max`.
-pub fn encode_suback(out: &mut Vec<u8>, version: Version, suback: &FilterAnswers<'_>, bytes_max: u32) {
+/// Appends a SUBACK. The reason string is left out if it would exceed `bytes_max`; `false`, and nothing appended, if
+/// it does so without. Spec: v5 [MQTT-3.1.2-24].
+pub fn encode_suback(out: &mut Vec<u8>, version: Version, suback: &FilterAnswers<'_>, bytes_max: u32) -> bool {
     if version.is_v5() {
-        v5::encode_filter_answers(out, Kind::Suback, suback, bytes_max);
-    } else {
-        v3::encode_suback(out, suback);
+        return v5::encode_filter_answers(out, Kind::Suback, suback, bytes_max);
     }
+    v3::encode_suback(out, suback);
+    true
 }
 
-/// Appends an UNSUBACK. The reason string is left out if it would exceed `bytes_max`.
-pub fn encode_unsuback(out: &mut Vec<u8>, version: Version, unsuback: &FilterAnswers<'_>, bytes_max: u32) {
+/// Appends an UNSUBACK. The reason string is left out if it would exceed `bytes_max`; `false`, and nothing appended, if
+/// it does so without. Spec: v5 [MQTT-3.1.2-24].
+pub fn encode_unsuback(out: &mut Vec<u8>, version: Version, unsuback: &FilterAnswers<'_>, bytes_max: u32) -> bool {
     if version.is_v5() {
-        v5::encode_filter_answers(out, Kind::Unsuback, unsuback, bytes_max);
-    } else {
-        v3::encode_unsuback(out, unsuback.packet_id);
+        return v5::encode_filter_answers(out, Kind::Unsuback, unsuback, bytes_max);
     }
+    v3::encode_unsuback(out, unsuback.packet_id);
+    true
 }
 
 /// Appends a DISCONNECT, which a server can say in MQTT 5.0 only; before, the connection just ends.

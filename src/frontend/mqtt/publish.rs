@@ -143,8 +143,8 @@ impl Client {
                     self.completed(id);
                     self.answer(AckKind::Pubcomp, id, found(known), None, out);
                 }
-                Reply::Suback(id, results) => self.suback(id, &results, out),
-                Reply::Unsuback(id, results) => self.unsuback(id, &results, out),
+                Reply::Suback(id, results) => self.suback(id, &results, out)?,
+                Reply::Unsuback(id, results) => self.unsuback(id, &results, out)?,
             }
         }
         Ok(())

@@ -5,6 +5,8 @@
 use std::num::NonZeroU16;
 
 use super::connection::Client;
+use super::disconnect::End;
+use super::frame::Malformed;
 use super::packet::{self, FilterAnswers, RetainHandling, Subscribe, Unsubscribe};
 use super::publish::qos;
 use super::reason::ReasonCode;
@@ -54,9 +56,14 @@ impl Client {
         self.pull_due = true;
     }
 
-    pub(super) fn suback(&self, packet_id: u16, results: &[Result<Qos, SubscribeRefused>], out: &mut Vec<u8>) {
+    pub(super) fn suback(
+        &self,
+        packet_id: u16,
+        results: &[Result<Qos, SubscribeRefused>],
+        out: &mut Vec<u8>,
+    ) -> Result<(), End> {
         let Some(packet_id) = NonZeroU16::new(packet_id) else {
-            return;
+            return Ok(());
         };
         let reasons: Vec<ReasonCode> = results
             .iter()
@@ -80,12 +87,17 @@ impl Client {
             reasons: &reasons,
             reason_string: text.as_deref(),
         };
-        packet::encode_suback(out, self.version, &answers, self.bytes_max);
+        sendable(packet::encode_suback(out, self.version, &answers, self.bytes_max))
     }
 
-    pub(super) fn unsuback(&self, packet_id: u16, results: &[Result<bool, InvalidTopic>], out: &mut Vec<u8>) {
+    pub(super) fn unsuback(
+        &self,
+        packet_id: u16,
+        results: &[Result<bool, InvalidTopic>],
+        out: &mut Vec<u8>,
+    ) -> Result<(), End> {
         let Some(packet_id) = NonZeroU16::new(packet_id) else {
-            return;
+            return Ok(());
         };
         let reasons: Vec<ReasonCode> = results
             .iter()
@@ -100,6 +112,17 @@ impl Client {
             reasons: &reasons,
             reason_string: None,
         };
-        packet::encode_unsuback(out, self.version, &answers, self.bytes_max);
+        sendable(packet::encode_unsuback(out, self.version, &answers, self.bytes_max))
     }
+}
+
+/// A client that cannot be answered would wait for ever.
+fn sendable(fits: bool) -> Result<(), End> {
+    if fits {
+        return Ok(());
+    }
+    Err(End::Refused(Malformed::because(
+        ReasonCode::PacketTooLarge,
+        "the answer is larger than the client takes",
+    )))
 }

@@ -152,7 +152,7 @@ pub fn auth(frame: &Frame<'_>) -> Result<Auth, Malformed> {
 }
 
 /// Appends first byte, length, `head`, the property block and `tail`. `optional` is left out of the block if the
-/// packet would exceed `bytes_max` with it.
+/// packet would exceed `bytes_max` with it; `false` if it does so without.
 fn put_packet(
     out: &mut Vec<u8>,
     first: u8,
@@ -161,7 +161,7 @@ fn put_packet(
     optional: &[u8],
     tail: &[ReasonCode],
     bytes_max: u32,
-) {
+) -> bool {
     let lengths = |block: usize| {
         let remaining = head.len() + variable_bytes(block as u32) + block + tail.len();
         (remaining, 1 + variable_bytes(remaining as u32) + remaining)
@@ -178,6 +178,7 @@ fn put_packet(
     out.extend_from_slice(properties);
     out.extend_from_slice(optional);
     out.extend(tail.iter().map(|reason| reason.byte()));
+    lengths(block).1 <= bytes_max as usize
 }
 
 /// Reason string and user properties as a piece of a property block.
@@ -224,11 +225,13 @@ pub fn encode_connack(out: &mut Vec<u8>, connack: &Connack<'_>, bytes_max: u32) 
     put_packet(out, 0x20, &head, &block, &optional, &[], bytes_max);
 }
 
-/// Appends a SUBACK or UNSUBACK, as `kind` says. Spec: v5 sections 3.9 and 3.11.
-pub fn encode_filter_answers(out: &mut Vec<u8>, kind: Kind, answers: &FilterAnswers<'_>, bytes_max: u32) {
+/// Appends a SUBACK or UNSUBACK, as `kind` says; `false`, and nothing appended, if it would exceed `bytes_max`.
+/// Spec: v5 sections 3.9 and 3.11.
+pub fn encode_filter_answers(out: &mut Vec<u8>, kind: Kind, answers: &FilterAnswers<'_>, bytes_max: u32) -> bool {
+    let start = out.len();
     let optional = explanation(answers.reason_string, &[]);
     let head = answers.packet_id.get().to_be_bytes();
-    put_packet(
+    let fits = put_packet(
         out,
         (kind as u8) << 4,
         &head,
@@ -237,6 +240,10 @@ pub fn encode_filter_answers(out: &mut Vec<u8>, kind: Kind, answers: &FilterAnsw
         answers.reasons,
         bytes_max,
     );
+    if !fits {
+        out.truncate(start);
+    }
+    fits
 }
 
 /// Appends a DISCONNECT. Spec: v5 section 3.14.
