@@ -183,10 +183,11 @@ impl Shared {
             });
         }
         state.generation += 1;
+        // Its share groups look at what is in flight: some of it must not come back to them.
+        self.clear_subscriptions(session, state, commit);
         for first in state.inflight.clear() {
             commit.delete(rows::SENT, &rows::key_with(id, &first.to_be_bytes()));
         }
-        self.clear_subscriptions(session, state, commit);
     }
 
     /// Subscriptions and undelivered messages go.
