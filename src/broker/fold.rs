@@ -178,7 +178,7 @@ impl Shared {
     fn apply_group(&self, table: Table, key: &[u8], row: Option<&[u8]>, mark: Mark) -> Result<(), RowError> {
         if table == rows::GROUP {
             let row = row.map(GroupRow::from_row).transpose()?;
-            self.groups.restore(key, row, mark);
+            self.groups.restore(self, key, row, mark);
         } else {
             let row = row.map(GroupPartRow::from_row).transpose()?;
             self.groups.restore_part(key, row);

@@ -570,8 +570,8 @@ impl GroupTable {
         }
     }
 
-    /// Takes up the row of a group.
-    pub(super) fn restore(&self, key: &[u8], row: Option<GroupRow>, mark: Mark) {
+    /// Takes up the row of a group, or its end.
+    pub(super) fn restore(&self, shared: &Shared, key: &[u8], row: Option<GroupRow>, mark: Mark) {
         let Some(filter) = std::str::from_utf8(key)
             .ok()
             .and_then(|text| TopicFilter::parse(text).ok())
@@ -580,7 +580,18 @@ impl GroupTable {
         };
         let mut groups = self.groups.write();
         let Some(row) = row else {
-            groups.remove(&filter);
+            if let Some(ended) = groups.remove(&filter) {
+                shared.tree.remove_group(&filter);
+                // Its last member's row is deleted behind this one. Who has joined meanwhile begins a new group.
+                let members = std::mem::take(&mut ended.state.lock().members);
+                if !members.is_empty() {
+                    let group = Arc::new(ShareGroup::new(filter.clone(), mark));
+                    group.state.lock().members = members;
+                    shared.tree.add_group(&group);
+                    groups.insert(filter.clone(), group);
+                }
+                shared.topics.holders_changed(&filter);
+            }
             return;
         };
         let start = row.start.map_or(mark, Mark::from_bytes);
