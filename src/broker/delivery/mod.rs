@@ -62,6 +62,8 @@ pub struct Pulled {
     pub lost: bool,
     /// Messages handed out.
     pub handed: usize,
+    /// It took its part of what share groups have; the other members that were woken should come first now.
+    pub shared: bool,
 }
 
 /// What an offered message did.
@@ -282,6 +284,7 @@ impl<'a> Puller<'a> {
             ticket,
             lost: false,
             handed: self.handed,
+            shared: self.took_shared,
         }
     }
 

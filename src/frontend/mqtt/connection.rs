@@ -310,8 +310,8 @@ where
             let bytes = self.output.buffer().split_off(start);
             self.staged = Some(Box::new(Staged { ticket, bytes }));
         }
-        if pulled.more && pulled.handed == 0 {
-            // It searched and found nothing yet; others want to run too.
+        if pulled.more && (pulled.handed == 0 || pulled.shared) {
+            // It searched and found nothing yet, or others have their part to take; they want to run too.
             tokio::task::yield_now().await;
         }
         self.note_unsaved();
