@@ -144,6 +144,8 @@ pub struct Connection {
     released: Vec<u16>,
     /// States of exchanges have changed, and go with `changes`.
     exchanges_moved: bool,
+    /// The session has left share groups, and keeps what it was sent of them: that goes with `changes` too.
+    groups_left: bool,
     change_replies: Vec<Reply>,
     replies: VecDeque<(Ticket, Vec<Reply>)>,
     last_ticket: Ticket,
@@ -198,6 +200,7 @@ impl Broker {
                 changes: shared.store.begin(Class::B),
                 released: Vec::new(),
                 exchanges_moved: false,
+                groups_left: false,
                 change_replies: Vec::new(),
                 replies: VecDeque::new(),
                 last_ticket: opened.ticket,
@@ -612,6 +615,7 @@ impl Connection {
         let mut results = Vec::with_capacity(filters.len());
         for filter in filters {
             results.push(filter.map(|filter| {
+                self.groups_left |= filter.is_shared();
                 self.shared
                     .unsubscribe(&self.session, &mut state, &filter, &mut self.changes)
             }));
@@ -674,8 +678,12 @@ impl Connection {
         if state.epoch != self.epoch {
             return;
         }
-        if std::mem::take(&mut self.exchanges_moved) {
+        let groups_left = std::mem::take(&mut self.groups_left);
+        if std::mem::take(&mut self.exchanges_moved) || groups_left {
             persist(&self.shared, &session, &mut state, &mut commit);
+        }
+        if groups_left {
+            self.shared.groups.persist(&self.shared, &mut commit);
         }
         for id in released {
             state.inbound.remove(&id);

@@ -423,17 +423,23 @@ impl Broker {
         let mut commit = shared.store.begin(Class::B);
         let ticket = {
             let mut state = session.state.lock();
+            let mut groups_left = false;
             for action in actions {
                 match action {
                     SubscribeAction::Add(filter, options) => {
                         shared.subscribe(&session, &mut state, filter, options, &mut commit);
                     }
                     SubscribeAction::Remove(filter) => {
+                        groups_left |= filter.is_shared();
                         if !shared.unsubscribe(&session, &mut state, &filter, &mut commit) {
                             absent.push(filter.to_string());
                         }
                     }
                 }
+            }
+            if groups_left {
+                super::delivery::persist(shared, &session, &mut state, &mut commit);
+                shared.groups.persist(shared, &mut commit);
             }
             shared.note_activity(&session, &mut state, Some(caller));
             shared.activate(&session, &mut state, &mut commit);

@@ -520,7 +520,7 @@ impl GroupTable {
     }
 
     /// A session is no member any more; with the last one the group ends. What it had taken goes back, except what
-    /// `stays` with it: a `QoS` 2 message that was sent is given to nobody else.
+    /// `stays` with it and is given to nobody else.
     pub(super) fn leave(&self, shared: &Shared, session: &Session, filter: &TopicFilter, stays: &[(LogId, Offset)]) {
         let mut groups = self.groups.write();
         let Some(group) = groups.get(filter).cloned() else {
@@ -660,6 +660,16 @@ impl GroupTable {
     }
 }
 
+/// Packet ids of messages that a session took from a group; they are no longer noted as such.
+fn take_ids(state: &mut SessionState, filter: &TopicFilter) -> Vec<u16> {
+    let held = |(id, held): (&u16, &TopicFilter)| (held == filter).then_some(*id);
+    let ids: Vec<_> = state.group_ids.iter().filter_map(held).collect();
+    for id in &ids {
+        state.group_ids.remove(id);
+    }
+    ids
+}
+
 impl Shared {
     /// An exchange ended: the group forgets the message if it was one of a group.
     pub(super) fn group_acked(&self, state: &mut SessionState, packet_id: u16, outgoing: &Outgoing) {
@@ -703,23 +713,28 @@ impl Shared {
         stays
     }
 
-    /// A session leaves a group: `QoS` 1 messages it had go back, a `QoS` 2 message that was sent stays its own.
+    /// A session unsubscribes from a group: what it was sent stays its own and is completed (v5 [MQTT-3.10.4-3]).
     pub(super) fn leave_group(&self, session: &Session, state: &mut SessionState, filter: &TopicFilter) {
-        let ids: Vec<_> = state
-            .group_ids
-            .iter()
-            .filter(|(_, held)| *held == filter)
-            .map(|(id, _)| *id)
-            .collect();
         let mut stays = Vec::new();
-        for id in ids {
-            state.group_ids.remove(&id);
+        for id in take_ids(state, filter) {
+            if let Some(outgoing) = state.inflight.get(id) {
+                stays.push((outgoing.log, outgoing.position));
+            }
+        }
+        self.groups.leave(self, session, filter, &stays);
+    }
+
+    /// A session that is a member ends: `QoS` 1 messages it had go back, a `QoS` 2 message that was sent is given to
+    /// nobody else (v5 [MQTT-4.8.2-5]).
+    pub(super) fn end_membership(&self, session: &Session, state: &mut SessionState, filter: &TopicFilter) {
+        let mut stays = Vec::new();
+        for id in take_ids(state, filter) {
             match state.inflight.get(id) {
                 Some(outgoing) if outgoing.qos == Qos::ExactlyOnce => stays.push((outgoing.log, outgoing.position)),
                 Some(_) => {
                     state.inflight.complete(id);
                     if let Some(link) = &mut state.link {
-                        link.outstanding = link.outstanding.saturating_sub(1);
+                        link.completed(id);
                     }
                 }
                 None => {}

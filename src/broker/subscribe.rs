@@ -199,7 +199,7 @@ impl Shared {
         let all = state.subscriptions.clear();
         for subscription in &all {
             if subscription.filter.is_shared() {
-                self.leave_group(session, state, &subscription.filter);
+                self.end_membership(session, state, &subscription.filter);
             } else {
                 self.tree.remove(&subscription.filter, session.id);
                 self.topics.holders_changed(&subscription.filter);
