@@ -327,6 +327,8 @@ impl Shared {
     pub(super) fn close_link(&self, session: &Arc<Session>, state: &mut SessionState, reason: Closing) {
         if let Some(link) = state.link.take() {
             link.signal.close(reason);
+            // It hands nothing over any more.
+            state.subscriptions.rows_dropped();
             session.settle_floor(self, state);
             let mut queue = session.queue.lock();
             queue.drop_references();
@@ -689,11 +691,13 @@ impl Connection {
             state.inbound.remove(&id);
         }
         if let Err(refused) = self.hand_over(commit, &mut state, true) {
+            state.subscriptions.rows_dropped();
             drop(state);
             tracing::warn!(%refused, client = self.client_name(), "a change of a session cannot be stored");
             self.signal.close(Closing::StoreFailed);
             return;
         }
+        state.subscriptions.rows_handed_over();
         drop(state);
         self.queue_replies(replies);
     }

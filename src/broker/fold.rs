@@ -221,7 +221,7 @@ impl Shared {
                 };
                 self.subscribed(&session, subscription, origin);
             }
-            None => self.unsubscribed(&session, &filter),
+            None => self.unsubscribed(&session, &filter, origin),
         }
         Ok(())
     }

@@ -149,11 +149,8 @@ impl Shared {
         for once in self.store.held(id) {
             commit.release(once);
         }
-        for subscription in state.subscriptions.all() {
-            commit.delete(
-                rows::SUBSCRIPTION,
-                &rows::key_with(id, subscription.filter.as_str().as_bytes()),
-            );
+        for filter in state.subscriptions.rows_deleted(&[], false) {
+            commit.delete(rows::SUBSCRIPTION, &rows::key_with(id, filter.as_str().as_bytes()));
         }
         for log in state.position.forget_stored() {
             commit.delete(rows::TOPIC_POSITION, &rows::key_with(id, &log.0.to_be_bytes()));
@@ -193,11 +190,9 @@ impl Shared {
     /// Subscriptions and undelivered messages go.
     pub(super) fn clear_subscriptions(&self, session: &Arc<Session>, state: &mut SessionState, commit: &mut Commit) {
         let id = session.id.0;
-        for subscription in self.forget_all(session, state) {
-            commit.delete(
-                rows::SUBSCRIPTION,
-                &rows::key_with(id, subscription.filter.as_str().as_bytes()),
-            );
+        let gone = self.forget_all(session, state);
+        for filter in state.subscriptions.rows_deleted(&gone, true) {
+            commit.delete(rows::SUBSCRIPTION, &rows::key_with(id, filter.as_str().as_bytes()));
         }
         for log in state.position.reset(self.store.mark()) {
             commit.delete(rows::TOPIC_POSITION, &rows::key_with(id, &log.0.to_be_bytes()));

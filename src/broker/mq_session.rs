@@ -443,7 +443,12 @@ impl Broker {
             }
             shared.note_activity(&session, &mut state, Some(caller));
             shared.activate(&session, &mut state, &mut commit);
-            let ticket = shared.store.commit(commit)?;
+            let handed_over = shared.store.commit(commit);
+            match &handed_over {
+                Ok(_) => state.subscriptions.rows_handed_over(),
+                Err(_) => state.subscriptions.rows_dropped(),
+            }
+            let ticket = handed_over?;
             state.last_write = ticket.clone();
             ticket
         };

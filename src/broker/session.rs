@@ -241,6 +241,16 @@ pub(super) struct EarlyHanded {
     pub(super) passed_over: FxHashSet<LogId>,
 }
 
+/// Rows of one filter that were handed over and that the dispatcher has not met yet.
+#[derive(Default)]
+struct UnderWay {
+    rows: u32,
+    /// So many of them, the first ones, belong to a session that was reset: they have no effect any more.
+    void: u32,
+    /// What the filter will be once they were met.
+    is_held: bool,
+}
+
 /// The subscriptions of a session, by kind.
 #[derive(Default)]
 pub(super) struct Subscriptions {
@@ -249,6 +259,10 @@ pub(super) struct Subscriptions {
     pub(super) shared: Vec<Subscription>,
     matches: FxHashMap<LogId, Arc<TopicMatch>>,
     last: Option<(LogId, Arc<TopicMatch>)>,
+    /// Of a stored session: it takes a subscription up where the dispatcher meets its row.
+    under_way: AHashMap<TopicFilter, UnderWay>,
+    /// Rows in a commit that is not handed over yet, and what they make of their filters.
+    staged: Vec<(TopicFilter, bool)>,
 }
 
 /// Cached matches per session.
@@ -309,6 +323,90 @@ impl Subscriptions {
         } else {
             self.exact.remove(filter.as_str())
         }
+    }
+
+    /// Whether a filter is held once everything that was queued has taken effect.
+    pub(super) fn will_hold(&self, filter: &TopicFilter) -> bool {
+        let staged = self.staged.iter().rfind(|(staged, _)| staged == filter);
+        staged
+            .map(|(_, is_held)| *is_held)
+            .or_else(|| Some(self.under_way.get(filter)?.is_held))
+            .unwrap_or_else(|| self.get(filter).is_some())
+    }
+
+    /// Whether rows of a filter are queued that the dispatcher has not met.
+    pub(super) fn is_under_way(&self, filter: &TopicFilter) -> bool {
+        self.under_way.contains_key(filter) || self.staged.iter().any(|(staged, _)| staged == filter)
+    }
+
+    /// A row that takes effect where the dispatcher meets it is in a commit that is not handed over yet.
+    pub(super) fn stage_row(&mut self, filter: &TopicFilter, is_held: bool) {
+        self.staged.push((filter.clone(), is_held));
+    }
+
+    /// The commit with the staged rows was handed over.
+    pub(super) fn rows_handed_over(&mut self) {
+        for (filter, is_held) in std::mem::take(&mut self.staged) {
+            let under_way = self.under_way.entry(filter).or_default();
+            under_way.rows += 1;
+            under_way.is_held = is_held;
+        }
+    }
+
+    /// The commit with the staged rows will never be stored.
+    pub(super) fn rows_dropped(&mut self) {
+        self.staged.clear();
+    }
+
+    /// The dispatcher meets a row: whether it takes effect.
+    pub(super) fn row_met(&mut self, filter: &TopicFilter) -> bool {
+        let Some(under_way) = self.under_way.get_mut(filter) else {
+            return false;
+        };
+        let counts = under_way.void == 0;
+        under_way.void = under_way.void.saturating_sub(1);
+        under_way.rows = under_way.rows.saturating_sub(1);
+        if under_way.rows == 0 {
+            self.under_way.remove(filter);
+        }
+        counts
+    }
+
+    /// Every filter with a row, for the deletion of all of them: each is under way then. With `is_reset` the
+    /// subscriptions are gone, and nothing that was under way has an effect any more; else they stay as they are.
+    pub(super) fn rows_deleted(&mut self, gone: &[Subscription], is_reset: bool) -> Vec<TopicFilter> {
+        let held = self.all().chain(gone).map(|held| held.filter.clone());
+        let mut filters: Vec<_> = held.chain(self.under_way.keys().cloned()).collect();
+        filters.sort_unstable();
+        filters.dedup();
+        for filter in &filters {
+            let is_held = !is_reset && self.will_hold(filter);
+            let under_way = self.under_way.entry(filter.clone()).or_default();
+            under_way.rows += 1;
+            under_way.is_held = is_held;
+            if is_reset {
+                under_way.void = under_way.rows;
+            }
+        }
+        filters
+    }
+
+    /// Subscriptions whose stored row does not say what is due. One with another row under way is left to that.
+    pub(super) fn with_changed_due(&mut self) -> impl Iterator<Item = &mut Subscription> {
+        let Self {
+            exact,
+            wildcard,
+            shared,
+            under_way,
+            staged,
+            ..
+        } = self;
+        let all = exact.values_mut().chain(wildcard).chain(shared);
+        all.filter(|held| {
+            held.due != held.due_stored
+                && !under_way.contains_key(&held.filter)
+                && !staged.iter().any(|(staged, _)| *staged == held.filter)
+        })
     }
 
     fn forget_matches(&mut self) {

@@ -3,6 +3,8 @@
 //! **Invariants**
 //! - A stored subscription takes effect at its row's place; one of a temporary session enters the tree first and takes
 //!   its start mark then, so no message falls between.
+//! - Until its row was met the session knows that it is under way: what comes behind it, a second SUBSCRIBE, an
+//!   UNSUBSCRIBE or a clean start, is answered and takes effect as if it had been met.
 
 use std::sync::Arc;
 
@@ -26,16 +28,16 @@ impl Shared {
         options: SubscriptionOptions,
         commit: &mut Commit,
     ) {
-        let held = state.subscriptions.get(&filter);
         let retained = !filter.is_shared()
             && match options.retain_handling {
                 RetainHandling::OnSubscription => true,
-                RetainHandling::OnNewSubscription => held.is_none(),
+                RetainHandling::OnNewSubscription => !state.subscriptions.will_hold(&filter),
                 RetainHandling::Never => false,
             };
+        let held = state.subscriptions.get(&filter);
         let start = held.map(|held| held.start);
         let due = held.and_then(|held| held.due.clone()).filter(|_| !retained);
-        if state.is_stored() && held.is_some() {
+        if state.is_stored() && held.is_some() && !state.subscriptions.is_under_way(&filter) {
             // Replaced at once: the row that a position writes meanwhile must not bring the old options back.
             state.retained_due |= retained;
             if let Some(held) = state.subscriptions.replace(&filter, options) {
@@ -60,6 +62,7 @@ impl Shared {
             };
             let key = rows::key_with(session.id.0, filter.as_str().as_bytes());
             commit.put(rows::SUBSCRIPTION, &key, &row.to_row());
+            state.subscriptions.stage_row(&filter, true);
             if filter.is_shared() {
                 self.groups.put_row(&filter, commit);
             }
@@ -101,7 +104,7 @@ impl Shared {
         }
     }
 
-    /// Ends a subscription; `false` if there is none.
+    /// Ends a subscription; `false` if there is none, not even one whose row is on the way.
     pub(super) fn unsubscribe(
         &self,
         session: &Arc<Session>,
@@ -109,26 +112,24 @@ impl Shared {
         filter: &TopicFilter,
         commit: &mut Commit,
     ) -> bool {
-        let held = state.subscriptions.get(filter).is_some();
-        if state.is_stored() {
-            // Also when it is not held: its row may be on the way.
+        let was_held = state.subscriptions.will_hold(filter);
+        if state.is_stored() && (was_held || state.subscriptions.is_under_way(filter)) {
             commit.delete(
                 rows::SUBSCRIPTION,
                 &rows::key_with(session.id.0, filter.as_str().as_bytes()),
             );
-            if held {
-                self.forget(session, state, filter);
-            }
-        } else if held {
+            state.subscriptions.stage_row(filter, false);
+        }
+        if state.subscriptions.get(filter).is_some() {
             self.forget(session, state, filter);
         }
-        held
+        was_held
     }
 
     /// A subscription's row was met: it takes effect here.
     pub(super) fn subscribed(&self, session: &Arc<Session>, mut subscription: Subscription, origin: Origin) {
         let mut state = session.state.lock();
-        if state.ended {
+        if state.ended || origin == Origin::Live && !state.subscriptions.row_met(&subscription.filter) {
             return;
         }
         if let Some(held) = state.subscriptions.get(&subscription.filter) {
@@ -153,8 +154,11 @@ impl Shared {
     }
 
     /// A subscription's row was deleted.
-    pub(super) fn unsubscribed(&self, session: &Arc<Session>, filter: &TopicFilter) {
+    pub(super) fn unsubscribed(&self, session: &Arc<Session>, filter: &TopicFilter, origin: Origin) {
         let mut state = session.state.lock();
+        if origin == Origin::Live && !state.subscriptions.row_met(filter) {
+            return;
+        }
         // A session that became temporary has no rows any more, and keeps its filters.
         if state.is_stored() && state.subscriptions.get(filter).is_some() {
             self.forget(session, &mut state, filter);

@@ -50,7 +50,7 @@ pub(in crate::broker) fn persist(shared: &Shared, session: &Session, state: &mut
             commit.delete(rows::RETAINED_SERVED, &key);
         }
     }
-    for subscription in state.subscriptions.all_mut().filter(|held| held.due_changed()) {
+    for subscription in state.subscriptions.with_changed_due() {
         let key = rows::key_with(id, subscription.filter.as_str().as_bytes());
         commit.put(rows::SUBSCRIPTION, &key, &subscription.row().to_row());
         subscription.due_stored.clone_from(&subscription.due);
@@ -71,9 +71,5 @@ impl Subscription {
                 },
             },
         }
-    }
-
-    fn due_changed(&self) -> bool {
-        self.due != self.due_stored
     }
 }
