@@ -492,3 +492,27 @@ pub fn unsubscribe(level: Level, packet_id: u16, filters: &[&str]) -> Vec<u8> {
 pub fn ack(first: u8, packet_id: u16) -> Vec<u8> {
     frame(first, &packet_id.to_be_bytes())
 }
+
+/// A CONNECT of 5.0 without keep alive, with these properties.
+pub fn connect_v5(client_id: &str, clean: bool, properties: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(properties.len()).expect("few properties");
+    let head = [5, u8::from(clean) << 1, 0, 0, length];
+    frame(0x10, &[&text("MQTT"), &head[..], properties, &text(client_id)].concat())
+}
+
+/// A PUBLISH of 5.0 with these properties; `flags` are DUP, `QoS` and RETAIN.
+pub fn publish_v5(topic: &str, flags: u8, packet_id: u16, properties: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut body = text(topic);
+    if flags & 0b110 != 0 {
+        body.extend_from_slice(&packet_id.to_be_bytes());
+    }
+    body.push(u8::try_from(properties.len()).expect("few properties"));
+    body.extend_from_slice(properties);
+    body.extend_from_slice(payload);
+    frame(0x30 | flags, &body)
+}
+
+/// A user property.
+pub fn user_property(name: &str, value: &str) -> Vec<u8> {
+    [&[0x26][..], &text(name), &text(value)].concat()
+}

@@ -10,6 +10,7 @@ use common::mqtt as client;
 mod connect;
 mod harness;
 mod malformed;
+mod publish;
 mod qos1;
 mod qos2;
 mod retain;

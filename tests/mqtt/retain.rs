@@ -127,3 +127,189 @@ async fn retained_messages_and_what_is_due_of_them_survive_a_crash() {
     late.subscribe("a/3", 0).await;
     assert_eq!(late.take().await.payload, [3]);
 }
+
+/// v5 [MQTT-3.3.1-5], [MQTT-3.3.1-7], [MQTT-3.3.1-8]; v3.1.1 [MQTT-3.1.2-7], [MQTT-3.3.1-5], [MQTT-3.3.1-7],
+/// [MQTT-3.3.1-8], [MQTT-3.3.1-11], [MQTT-3.3.1-12]
+#[tokio::test]
+async fn what_is_retained_has_its_qos_and_outlives_its_publisher_and_a_restart() {
+    let mut site = Site::start().await;
+    for level in LEVELS {
+        let mut publisher = site.passerby(level, "p").await;
+        for qos in 0..3 {
+            let topic = format!("a/{qos}");
+            // Each replaces what was there, also with a lower quality of service.
+            for (payload, qos) in [(b"old", 2), (b"new", qos)] {
+                publisher.send(&publish(level, &topic, payload, qos, 1, true)).await;
+                if qos == 2 {
+                    publisher.next().await;
+                    publisher.send(&ack(0x62, 1)).await;
+                }
+                if qos > 0 {
+                    publisher.next().await;
+                }
+            }
+            publisher.send(&publish(level, &topic, b"passing", 1, 1, false)).await;
+            publisher.next().await;
+        }
+        retain(&mut publisher, level, "a/empty", b"").await;
+        publisher.goodbye().await;
+        for is_restart in [false, true] {
+            if is_restart {
+                site = site.restart().await;
+            }
+            let mut subscriber = site.passerby(level, "s").await;
+            subscriber.subscribe("a/+", 2).await;
+            let mut got = Vec::new();
+            for _ in 0..3 {
+                let message = subscriber.take().await;
+                assert!(message.retain && !message.dup);
+                assert_eq!(message.payload, b"new");
+                got.push((message.topic, message.qos));
+            }
+            got.sort();
+            assert_eq!(got, [0, 1, 2].map(|qos| (format!("a/{qos}"), qos)));
+            subscriber.ping().await;
+        }
+        let mut publisher = site.passerby(level, "p").await;
+        for qos in 0..3 {
+            retain(&mut publisher, level, &format!("a/{qos}"), b"").await;
+        }
+    }
+}
+
+/// v5 [MQTT-3.8.4-3], [MQTT-3.8.4-4]; v3.1.1 [MQTT-3.3.1-6], [MQTT-3.8.4-3]
+#[tokio::test]
+async fn a_repeated_subscribe_brings_what_is_retained_again_and_loses_nothing() {
+    let site = Site::start().await;
+    for level in LEVELS {
+        let mut publisher = site.passerby(level, "p").await;
+        retain(&mut publisher, level, "t", b"kept").await;
+        let mut client = site.client(level, "c").await;
+        client.subscribe("t", 1).await;
+        assert!(client.take().await.retain);
+        let publishing = tokio::spawn(async move {
+            for number in 0..200 {
+                publisher.publish("t", &[number], 1, 1).await;
+            }
+            publisher
+        });
+        let (mut next, mut again) = (0, 0);
+        for _ in 0..10 {
+            client.send(&subscribe(level, 5, &[("t", 1)])).await;
+            loop {
+                match client.next().await {
+                    Received::Suback(5, _) => break,
+                    Received::Publish(message) if message.retain => again += 1,
+                    Received::Publish(message) => {
+                        assert_eq!(message.payload, [next]);
+                        next += 1;
+                        client.send(&ack(0x40, message.packet_id)).await;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        while next < 200 || again < 10 {
+            let message = client.take().await;
+            if message.retain {
+                assert_eq!(message.payload, b"kept");
+                again += 1;
+            } else {
+                assert_eq!(message.payload, [next]);
+                next += 1;
+            }
+        }
+        client.ping().await;
+        let mut publisher = publishing.await.unwrap();
+        retain(&mut publisher, level, "t", b"").await;
+        drop(client);
+        site.passerby(level, "c").await.goodbye().await;
+    }
+}
+
+/// v5 [MQTT-3.3.1-9] to [MQTT-3.3.1-11]: the session knows after a restart what it had.
+#[tokio::test]
+async fn a_subscription_of_before_a_restart_is_not_new() {
+    let site = Site::start().await;
+    let mut publisher = site.passerby(Level::V5, "p").await;
+    retain(&mut publisher, Level::V5, "t", b"r").await;
+    let mut client = site.client(Level::V5, "c").await;
+    client.send(&subscribe(Level::V5, 1, &[("t", 0x21)])).await;
+    client.expect(Received::Suback(1, vec![1])).await;
+    client.ping().await;
+    let site = site.crash().await;
+    let mut client = site.returning(Level::V5, "c").await;
+    // Not on reconnect, not for a filter that was there, not for one that becomes one in the same packet.
+    client
+        .send(&subscribe(Level::V5, 1, &[("t", 0x11), ("+", 0x21), ("+", 0x11)]))
+        .await;
+    client.expect(Received::Suback(1, vec![1, 1, 1])).await;
+    client.ping().await;
+    client.send(&subscribe(Level::V5, 1, &[("#", 0x11)])).await;
+    client.expect(Received::Suback(1, vec![1])).await;
+    assert!(client.take().await.retain);
+    client.ping().await;
+}
+
+/// Round trips of a client of its own, counted while something else goes on.
+async fn round_trips(site: &Site, stop: std::sync::Arc<std::sync::atomic::AtomicBool>) -> usize {
+    let mut other = site.passerby(Level::V5, "other").await;
+    other.subscribe("other", 1).await;
+    let mut count = 0;
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        other.send(&publish(Level::V5, "other", b"", 0, 0, false)).await;
+        other.take().await;
+        other.ping().await;
+        count += 1;
+    }
+    count
+}
+
+/// Server, readers and the other client share one thread here: a server that did everything at once would leave the
+/// other no turn. Both a filter that matches all and one that matches none of 100,000 retained topics.
+///
+/// v5 [MQTT-3.3.1-9]; v3.1.1 [MQTT-3.3.1-6]
+#[tokio::test]
+async fn a_hundred_thousand_retained_topics_hold_up_nobody_else() {
+    const COUNT: usize = 100_000;
+    let site = Site::start().await;
+    let mut publisher = site.passerby(Level::V311, "p").await;
+    for first in (0..COUNT).step_by(1_000) {
+        let run: Vec<u8> = (first..first + 1_000)
+            .flat_map(|number| publish(Level::V311, &format!("r/{number:05}/x"), b"retained", 0, 0, true))
+            .collect();
+        publisher.send(&run).await;
+        publisher.ping().await;
+    }
+    retain(&mut publisher, Level::V311, "s/end", b"end").await;
+    for (filters, wanted) in [(["r/+/x", "s/end"], COUNT), (["+/end", "r/+/y"], 0)] {
+        let stop = std::sync::Arc::default();
+        let mut reader = site.passerby(Level::V311, "reader").await;
+        let reading = async {
+            reader
+                .send(&subscribe(Level::V311, 1, &filters.map(|filter| (filter, 0))))
+                .await;
+            let mut topics = Vec::new();
+            let mut is_end = false;
+            while topics.len() < wanted || !is_end {
+                match reader.next().await {
+                    Received::Publish(message) if message.topic == "s/end" => is_end = true,
+                    Received::Publish(message) => {
+                        assert!(message.retain);
+                        topics.push(message.topic);
+                    }
+                    other => assert_eq!(other, Received::Suback(1, vec![0, 0])),
+                }
+            }
+            std::sync::Arc::<std::sync::atomic::AtomicBool>::clone(&stop)
+                .store(true, std::sync::atomic::Ordering::Relaxed);
+            topics
+        };
+        let (mut topics, count) = tokio::join!(reading, round_trips(&site, stop.clone()));
+        topics.sort_unstable();
+        topics.dedup();
+        assert_eq!(topics.len(), wanted);
+        assert!(count >= 20, "only {count} round trips meanwhile");
+        reader.ping().await;
+    }
+}
