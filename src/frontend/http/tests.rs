@@ -83,7 +83,7 @@ impl Bench {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let health = Arc::new(StoreHealth(store.clone()));
-        let server = HttpServer::start(listener, api, health, limits).unwrap();
+        let server = HttpServer::start(listener, None, api, health, limits).unwrap();
         Self {
             server,
             store,
