@@ -28,6 +28,9 @@ pub mod subscribe;
 pub mod v3;
 pub mod v5;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
+
 #[cfg(test)]
 mod corpus;
 #[cfg(test)]
