@@ -39,6 +39,8 @@ mod fold;
 mod inflight;
 mod lifetime;
 mod mq_session;
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
 mod publish;
 mod retrieval;
 mod shared_retrieval;

@@ -28,6 +28,8 @@ pub mod reply;
 pub mod time;
 
 mod connection;
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
 #[cfg(test)]
 mod tests;
 

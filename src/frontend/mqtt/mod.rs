@@ -34,6 +34,9 @@ pub mod v3;
 pub mod v5;
 pub mod websocket;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
+
 #[cfg(test)]
 mod corpus;
 #[cfg(test)]

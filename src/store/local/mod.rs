@@ -18,6 +18,9 @@ pub(crate) mod log;
 pub(crate) mod rows;
 pub mod snapshot;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
+
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
