@@ -32,7 +32,7 @@ pub mod v5;
 pub mod probe;
 
 #[cfg(test)]
-mod corpus;
+pub(crate) mod corpus;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
