@@ -10,7 +10,7 @@
 //!   caller marks as stale.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ahash::AHashMap;
 use parking_lot::RwLock;
@@ -39,6 +39,14 @@ struct Node {
 }
 
 impl Node {
+    /// Takes a session out; returns whether it was there.
+    fn forget(&mut self, session: SessionId) -> bool {
+        let before = self.connected.len() + self.absent.len();
+        self.connected.retain(|held| held.id != session);
+        self.absent.retain(|held| *held != session);
+        self.connected.len() + self.absent.len() < before
+    }
+
     fn is_empty(&self) -> bool {
         self.children.is_empty() && self.connected.is_empty() && self.absent.is_empty() && self.groups.is_empty()
     }
@@ -84,12 +92,24 @@ impl Node {
 pub struct SubscriptionTree {
     root: RwLock<Node>,
     epoch: AtomicU64,
+    /// Holders of filters; changed under the lock of `root`.
+    held: AtomicUsize,
 }
 
 impl SubscriptionTree {
     /// Changes whenever cached matches of any topic may have changed through a wildcard filter.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Ordinary subscriptions, of connected sessions and absent ones.
+    pub fn len(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Whom a topic concerns now.
@@ -116,8 +136,9 @@ impl SubscriptionTree {
     /// Puts a session at an ordinary filter, or moves it between connected and absent.
     pub fn set(&self, filter: &TopicFilter, session: &Arc<Session>, connected: bool) {
         self.change(filter, |node| {
-            node.connected.retain(|held| held.id != session.id);
-            node.absent.retain(|held| *held != session.id);
+            if !node.forget(session.id) {
+                self.held.fetch_add(1, Ordering::Relaxed);
+            }
             if connected {
                 node.connected.push(Arc::clone(session));
             } else {
@@ -129,8 +150,9 @@ impl SubscriptionTree {
     /// Takes a session from an ordinary filter.
     pub fn remove(&self, filter: &TopicFilter, session: SessionId) {
         self.change(filter, |node| {
-            node.connected.retain(|held| held.id != session);
-            node.absent.retain(|held| *held != session);
+            if node.forget(session) {
+                self.held.fetch_sub(1, Ordering::Relaxed);
+            }
         });
     }
 

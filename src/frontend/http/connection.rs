@@ -46,12 +46,17 @@ impl HttpServer {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let service = TowerToHyperService::new(warp::service(routes(api, health, limits)));
+        let permits = Arc::new(Semaphore::new(limits.connections_max));
+        let connections = {
+            let permits = Arc::clone(&permits);
+            Arc::new(move || limits.connections_max.saturating_sub(permits.available_permits()))
+        };
+        let service = TowerToHyperService::new(warp::service(routes(api, health, connections, limits)));
         let serve = move |stream, peer, guard, stopped| {
             let service = service.clone();
             async move { serve(stream, peer, service, limits, stopped, guard).await }
         };
-        let task = tokio::spawn(accept(listener, limits, stopped, serve));
+        let task = tokio::spawn(accept(listener, limits, permits, stopped, serve));
         Ok(Self { address, stop, task })
     }
 
@@ -115,12 +120,12 @@ impl Drop for Place {
 async fn accept<F>(
     listener: TcpListener,
     limits: HttpLimits,
+    permits: Arc<Semaphore>,
     mut stopped: watch::Receiver<bool>,
     serve: impl Fn(TcpStream, SocketAddr, Place, watch::Receiver<bool>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(limits.connections_max));
     let counts = Arc::default();
     let mut connections = JoinSet::new();
     loop {
