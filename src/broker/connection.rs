@@ -240,6 +240,13 @@ impl Shared {
         if state.ended {
             return Ok(None);
         }
+        if state.link.is_none() && state.end_due.is_some_and(|due| due.at <= self.clock.now()) {
+            // Its time is up, only nobody has come to look at it yet.
+            let mut commit = self.store.begin(Class::C);
+            self.end_session(session, state, &mut commit);
+            self.hand_over_last(state, commit);
+            return Ok(None);
+        }
         if !made {
             if state.settings.status == SessionStatus::Banned {
                 return Err(ConnectRefused::Banned);
@@ -329,8 +336,11 @@ impl Shared {
 }
 
 impl SessionState {
-    fn has_client_state(&self) -> bool {
-        self.is_stored() || self.link.is_some() || self.end_due.is_some()
+    /// Whether there is a session in the sense of MQTT: the record alone may outlive it (spec/semantics.md 9), and then
+    /// nothing is left that could end.
+    pub(super) fn has_client_state(&self) -> bool {
+        let never_ends = self.settings.session_expiry_seconds >= u64::from(u32::MAX);
+        self.link.is_some() || self.end_due.is_some() || self.is_stored() && never_ends
     }
 }
 
@@ -359,7 +369,7 @@ fn apply_settings(state: &mut SessionState, connect: &Connect) {
         protocol: connect.protocol,
         keep_alive_seconds: u64::from(connect.keep_alive_seconds),
         session_expiry_seconds: match (v5, temporary) {
-            (true, _) => connect.session_expiry_seconds,
+            (true, _) => Shared::never(connect.session_expiry_seconds),
             (false, true) => 0,
             (false, false) => NEVER_EXPIRES,
         },

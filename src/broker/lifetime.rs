@@ -58,7 +58,7 @@ impl Shared {
         if let Some(expiry) = expiry
             && !state.settings.temporary
         {
-            state.settings.session_expiry_seconds = expiry;
+            state.settings.session_expiry_seconds = Self::never(expiry);
         }
         reason.clone_into(&mut state.disconnect_reason);
         let mut commit = self.store.begin(Class::C);
@@ -103,7 +103,7 @@ impl Shared {
         }
     }
 
-    fn hand_over_last(&self, state: &mut SessionState, commit: Commit) {
+    pub(super) fn hand_over_last(&self, state: &mut SessionState, commit: Commit) {
         if commit.is_empty() {
             return;
         }
@@ -247,7 +247,10 @@ impl Shared {
             Some(will) if taken_over => {
                 will.delay_seconds == 0 || clean_start || state.settings.session_expiry_seconds == 0
             }
-            Some(_) => state.will_due.is_some() && clean_start,
+            // Its delay may be over, only nobody has come to look at it yet.
+            Some(_) => state
+                .will_due
+                .is_some_and(|due| clean_start || due.at <= self.clock.now()),
             None => false,
         };
         if due {
@@ -381,9 +384,12 @@ impl Shared {
             }
         }
         if let Some(due) = state.will_due {
+            // A clock set back cannot prolong without end.
+            let delay = state.will.as_ref().map_or(0, |will| will.delay_seconds);
+            let latest = i64::try_from(delay).unwrap_or(i64::MAX).saturating_mul(1_000);
             self.resume_due(
                 session,
-                due.wall_ms,
+                due.wall_ms.min(now_ms.saturating_add(latest)),
                 now_ms,
                 |state, due| state.will_due = Some(due),
                 state,
@@ -394,7 +400,6 @@ impl Shared {
             && let Some(lost) = state.disconnected
         {
             let wall_ms = lost.saturating_add(i64::try_from(expiry * 1_000).unwrap_or(i64::MAX));
-            // A clock set back cannot prolong without end.
             let latest = now_ms.saturating_add(i64::try_from(expiry * 1_000).unwrap_or(i64::MAX));
             self.resume_due(
                 session,

@@ -567,6 +567,19 @@ pub struct Row {
 /// A row with its key.
 pub type KeyedRow = (Vec<u8>, Row);
 
+/// What a store has written since it was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Written {
+    /// Batches: rounds of the writer.
+    pub batches: u64,
+    /// Records in them, rows included.
+    pub records: u64,
+    /// Bytes of the batches, with all framing.
+    pub bytes: u64,
+    /// Syncs that succeeded.
+    pub syncs: u64,
+}
+
 /// Whether the store takes commits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreState {

@@ -16,4 +16,5 @@ mod retain;
 mod session;
 mod shared;
 mod subscribe;
+mod topics;
 mod will;

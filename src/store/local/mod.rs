@@ -18,6 +18,9 @@ pub(crate) mod log;
 pub(crate) mod rows;
 pub mod snapshot;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
+
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
@@ -68,7 +71,7 @@ use crate::clock::Clock;
 use crate::store::feed::{Feed, FeedItem, FeedQueue};
 use crate::store::types::{
     At, Bounds, Class, Commit, EntryKind, Epoch, KeyedRow, Lease, Limit, LogCreated, LogId, Mark, Offset, OnceKey,
-    Progress, ReadBuf, RetentionClass, Row, SequenceId, StoreState, Table, Ticket, Touched, WaiterId,
+    Progress, ReadBuf, RetentionClass, Row, SequenceId, StoreState, Table, Ticket, Touched, WaiterId, Written,
 };
 use crate::store::{Error, Fetch, MessageLog, MetaStore, Pin, Refused, Result, Store};
 
@@ -336,6 +339,7 @@ impl LocalStore {
             sync_begun: AtomicU64::new(0),
             born: Instant::now(),
             synced: AtomicU64::new(durable),
+            counters: log::counters::Counters::default(),
             blocks: BlockCache::new(SIDECAR_CACHE_BYTES),
             sidecars: log::cold::OpenSidecars::default(),
             pins: Arc::default(),
@@ -826,6 +830,10 @@ impl Store for LocalStore {
 
     fn state(&self) -> StoreState {
         self.log.store_state()
+    }
+
+    fn written(&self) -> Written {
+        self.log.counters.read()
     }
 
     fn close(&self) -> Result<()> {

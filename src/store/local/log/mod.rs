@@ -8,6 +8,7 @@
 
 pub(crate) mod append;
 pub(crate) mod cold;
+pub(crate) mod counters;
 pub(crate) mod frame;
 pub(crate) mod heal;
 pub(crate) mod index;
@@ -31,6 +32,7 @@ use rustc_hash::FxHashSet;
 
 use self::append::{Append, Stop};
 use self::cold::OpenSidecars;
+use self::counters::Counters;
 use self::prepare::Preparer;
 use self::reader::OpenSegments;
 use self::recent::Recent;
@@ -112,6 +114,7 @@ pub(crate) struct Log {
     pub(crate) born: Instant,
     /// The highest batch that a sync has covered.
     pub(crate) synced: AtomicU64,
+    pub(crate) counters: Counters,
     /// Blocks of sidecars.
     pub(crate) blocks: Arc<BlockCache>,
     pub(crate) sidecars: OpenSidecars,

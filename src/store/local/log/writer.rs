@@ -323,6 +323,7 @@ impl Writer {
             Err(error) => return self.latch(&self.failed("write", &error)),
         }
         let Encoded { bytes, meta, .. } = encoded;
+        self.log.counters.wrote(meta.entries.len(), bytes.len());
         {
             let mut append = self.log.append.lock();
             if append.full {
@@ -361,6 +362,7 @@ impl Writer {
         if let Err(error) = result {
             return self.latch(&self.failed("sync", &error));
         }
+        self.log.counters.synced();
         self.durable = self.written;
         if let Some(listing) = self.log.listing.get() {
             listing.synced(self.durable);
