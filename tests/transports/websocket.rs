@@ -75,7 +75,7 @@ async fn every_transport_carries_every_qos_in_both_directions_and_to_every_other
     world.server.stop().await.unwrap();
 }
 
-/// v5 and v3.1.1 [MQTT-6.0.0-2]
+/// v5 [MQTT-6.0.0-2]; v3.1.1 [MQTT-6.0.0-2]
 #[tokio::test]
 async fn packets_may_span_frames_and_messages_and_several_may_share_one() {
     let world = World::start().await;
@@ -102,7 +102,7 @@ async fn packets_may_span_frames_and_messages_and_several_may_share_one() {
     assert_eq!(bytes(&mut socket, wanted.len()).await, wanted);
 }
 
-/// v5 and v3.1.1 [MQTT-6.0.0-1]
+/// v5 [MQTT-6.0.0-1]; v3.1.1 [MQTT-6.0.0-1]
 #[tokio::test]
 async fn a_text_frame_ends_the_connection_and_publishes_the_will() {
     let world = World::start().await;
@@ -143,7 +143,7 @@ async fn pings_are_answered_and_a_close_is() {
     assert_eq!(closed(&mut socket).await, CloseCode::Away);
 }
 
-/// v5 [MQTT-6.0.0-3]
+/// v5 [MQTT-6.0.0-3], [MQTT-6.0.0-4]; v3.1.1 [MQTT-6.0.0-3], [MQTT-6.0.0-4]
 #[tokio::test]
 async fn a_client_without_the_subprotocol_or_at_another_path_is_refused() {
     let world = World::start().await;

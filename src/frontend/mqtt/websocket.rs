@@ -191,7 +191,7 @@ impl Incoming {
             OpCode::Data(Data::Binary | Data::Continue) => {
                 return Err(broken("the frames of messages are mixed up"));
             }
-            // v5 and v3.1.1 [MQTT-6.0.0-1]
+            // v5 [MQTT-6.0.0-1], v3.1.1 [MQTT-6.0.0-1]
             OpCode::Data(_) => {
                 let text = "a frame is text; MQTT travels in binary frames";
                 return Err(End::Broken(CloseCode::Unsupported, text));
