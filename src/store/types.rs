@@ -442,6 +442,11 @@ impl Batch {
         parse_row(self.body(entry)).unwrap_or_default()
     }
 
+    /// Bytes of memory that it holds.
+    pub(in crate::store) fn memory(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
+    }
+
     /// Bytes held by the batch.
     pub fn bytes(&self) -> usize {
         self.bytes.len()

@@ -225,7 +225,7 @@ fn nothing_is_acknowledged_before_the_sync_that_follows_its_write() {
             };
             if stepped == super::log::writer::Step::Blocked {
                 let log = &machine.store.log;
-                log.preparer.work(log.disk.as_ref(), &log.dir, log.store, 8192);
+                log.preparer.work(&log.site(8192));
             }
             machine.drain();
             if before.is_none() && machine.store.outcome(&ticket).is_some() {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::super::snapshot::Loaded;
+use super::buffers::{Buffers, Pool};
 use super::frame::{
     BATCH_HEADER_BYTES, Kind, RECORD_PREFIX_BYTES, RecordPrefix, SEAL_BYTES_MAX, SEGMENT_HEADER_BYTES, align8, lsn,
 };
@@ -115,6 +116,8 @@ pub(crate) struct Append {
     pub(crate) stopping: Option<Stop>,
     /// Whether a commit that is waited for asks for a sync.
     pub(crate) sync_commits: bool,
+    /// Memory of earlier batches.
+    pub(crate) pool: Pool,
 }
 
 /// How the writer shall end.
@@ -167,6 +170,7 @@ impl Append {
             full: false,
             stopping: None,
             sync_commits: true,
+            pool: Pool::default(),
         }
     }
 
@@ -432,7 +436,7 @@ impl Append {
     fn begin_here(&mut self, capacity: usize, now: Instant) -> Building {
         let number = self.next_number;
         self.next_number += 1;
-        let mut bytes = Vec::with_capacity(capacity.max(4096));
+        let Buffers { mut bytes, entries } = self.pool.take(capacity);
         bytes.resize(BATCH_HEADER_BYTES as usize, 0);
         self.pending_bytes += bytes.len();
         Building {
@@ -440,7 +444,7 @@ impl Append {
             segment: self.cursor.segment,
             start: self.cursor.offset as u32,
             bytes,
-            entries: Vec::new(),
+            entries,
             time: self.highest_time,
             begun: now,
             urgent: false,

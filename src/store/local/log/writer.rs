@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::Log;
 use super::append::{Append, Building, Closed, Stop};
+use super::buffers::{Buffers, fitted, of_batch};
 use super::frame::{BATCH_HEADER_BYTES, BatchHeader, Seal, finish_batch, flags, lsn};
 use super::prepare::{FULL_RETRY, NotReady};
 use super::segment::Segment;
@@ -95,6 +96,9 @@ pub(crate) struct Writer {
     written: u64,
     tick_due: Option<Instant>,
     clean_stop_written: bool,
+    /// Batches that have left the recent ones, and buffers on their way back to the append side.
+    left: Vec<Arc<Batch>>,
+    free: Vec<Buffers>,
 }
 
 impl Writer {
@@ -111,6 +115,8 @@ impl Writer {
             written: durable,
             tick_due: None,
             clean_stop_written: false,
+            left: Vec::new(),
+            free: Vec::new(),
         }
     }
 
@@ -315,7 +321,7 @@ impl Writer {
                 self.log.append.lock().full = true;
                 self.stuck = Some(encoded);
                 // What a spare holds may be what is missing. If it cannot be given up, nothing is lost by it.
-                return match self.log.preparer.give_up_spare(self.log.disk.as_ref(), &self.log.dir) {
+                return match self.log.preparer.give_up_spare(&self.log.site(self.segment_bytes)) {
                     Ok(()) => Step::Blocked,
                     Err(error) => self.latch(&format!("cannot give up a spare segment: {error}")),
                 };
@@ -331,6 +337,7 @@ impl Writer {
             }
         }
         self.written = meta.number;
+        self.log.preparer.wrote(bytes.len());
         self.unsynced_since.get_or_insert_with(Instant::now);
         let is_seal = meta.next.is_some();
         if meta.flags & (flags::TICK | flags::CLEAN_STOP | flags::SEAL) == 0 {
@@ -376,12 +383,14 @@ impl Writer {
     /// Hands the written batches to readers and the feed, and goes on in the next segment behind a Seal.
     fn hand_on(&mut self) {
         let log = Arc::clone(&self.log);
-        for (mut meta, bytes) in std::mem::take(&mut self.unsynced) {
+        let mut unsynced = std::mem::take(&mut self.unsynced);
+        for (mut meta, bytes) in unsynced.drain(..) {
             let next = meta.next.take();
             let first_batch = meta.number + 1;
             let batch = self.release(meta, bytes);
             if let Some(batch) = batch {
-                log.recent.write().push(batch);
+                log.recent.write().push(batch, &mut self.left);
+                self.free.extend(self.left.drain(..).filter_map(of_batch));
             }
             if let Some(next) = next {
                 let fed = log.append.lock().last_fed;
@@ -395,11 +404,14 @@ impl Writer {
                 self.segment = next;
             }
         }
+        self.unsynced = unsynced;
         log.feed.wake();
     }
 
-    fn release(&self, meta: Meta, bytes: Vec<u8>) -> Option<Arc<Batch>> {
+    fn release(&mut self, mut meta: Meta, mut bytes: Vec<u8>) -> Option<Arc<Batch>> {
         let log = &self.log;
+        let filled = (bytes.len(), meta.entries.len());
+        self.free.extend(fitted(&mut bytes, &mut meta.entries));
         let mut batch = Batch {
             entries: meta.entries,
             bytes,
@@ -412,6 +424,12 @@ impl Writer {
             listing.written(&batch, meta.number <= self.durable);
         }
         let mut append = log.append.lock();
+        for buffers in self.free.drain(..) {
+            append.pool.give(buffers);
+        }
+        if filled.1 > 0 {
+            append.pool.filled(filled.0, filled.1);
+        }
         let number = meta.number;
         if !append.waiters.is_empty() {
             append.waiters.retain(|(write, who)| {
