@@ -393,7 +393,7 @@ impl Writer {
                 self.segment = next;
             }
         }
-        log.feed.wake();
+        log.feed.ring();
     }
 
     fn release(&self, meta: Meta, bytes: Vec<u8>) -> Option<Arc<Batch>> {
