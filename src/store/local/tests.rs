@@ -433,6 +433,49 @@ fn an_early_record_passes_at_once_unless_its_log_has_an_elder_that_waits() {
 }
 
 #[test]
+fn an_early_record_that_may_not_pass_is_synced_at_once() {
+    let disk = FaultyDisk::new();
+    let mut machine = Machine::start(&disk);
+    let log = machine.create("a");
+    machine.store.pump(false);
+    machine.drain();
+    machine.append_lazy(log, b"elder");
+    machine.store.pump(false);
+    assert!(machine.drain().is_empty(), "nobody waits for it");
+    let mut commit = machine.store.begin(Class::A);
+    commit.lazy();
+    commit.append(log, &[b"two"], true);
+    let ticket = machine.store.commit(commit).unwrap();
+    machine.store.pump(false);
+    machine.drain();
+    assert_eq!(machine.store.outcome(&ticket), Some(Ok(())));
+}
+
+#[test]
+fn many_records_that_nobody_waits_for_are_synced_before_their_time() {
+    let disk = FaultyDisk::new();
+    let options = Options {
+        segment_bytes: 32 << 20,
+        ..options(&disk)
+    };
+    let mut machine = Machine::start_with(&disk, options).unwrap();
+    let log = machine.create("a");
+    machine.store.pump(false);
+    machine.drain();
+    let body = vec![0; 1 << 20];
+    let first = machine.append_lazy(log, &body);
+    machine.store.pump(false);
+    machine.drain();
+    assert_eq!(machine.store.outcome(&first), None);
+    for _ in 0..8 {
+        machine.append_lazy(log, &body);
+        machine.store.pump(false);
+    }
+    machine.drain();
+    assert_eq!(machine.store.outcome(&first), Some(Ok(())));
+}
+
+#[test]
 fn a_lazy_commit_is_written_later_and_synced_when_somebody_asks() {
     let disk = FaultyDisk::new();
     let mut machine = Machine::start(&disk);

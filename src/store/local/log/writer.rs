@@ -34,6 +34,10 @@ const LAZY_WRITE: Duration = Duration::from_millis(20);
 /// How long written batches may lie unsynced, and how long after a burst the Tick follows.
 const LAZY_SYNC: Duration = Duration::from_secs(1);
 
+/// Written bytes that may lie unsynced: well below what may be pending, so that what nobody waits for is not refused
+/// while the disk is idle.
+const LAZY_SYNC_BYTES: usize = 8 << 20;
+
 /// How long an orderly stop waits for space.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -90,6 +94,7 @@ pub(crate) struct Writer {
     /// Taken and not encoded: the next segment was not ready.
     waiting_seal: Option<Closed>,
     unsynced: Vec<(Meta, Vec<u8>)>,
+    unsynced_bytes: usize,
     unsynced_since: Option<Instant>,
     /// The highest batch that a sync has covered.
     durable: u64,
@@ -110,6 +115,7 @@ impl Writer {
             stuck: None,
             waiting_seal: None,
             unsynced: Vec::new(),
+            unsynced_bytes: 0,
             unsynced_since: None,
             durable,
             written: durable,
@@ -343,8 +349,9 @@ impl Writer {
         if meta.flags & (flags::TICK | flags::CLEAN_STOP | flags::SEAL) == 0 {
             self.tick_due = Some(Instant::now() + LAZY_SYNC);
         }
+        self.unsynced_bytes += bytes.len();
         self.unsynced.push((meta, bytes));
-        if is_seal {
+        if is_seal || self.unsynced_bytes >= LAZY_SYNC_BYTES {
             return self.sync();
         }
         if self.log.durability != Durability::Sync {
@@ -376,6 +383,7 @@ impl Writer {
         }
         self.log.synced.store(self.durable, Ordering::Release);
         self.unsynced_since = None;
+        self.unsynced_bytes = 0;
         self.hand_on();
         Step::Done
     }
@@ -405,7 +413,7 @@ impl Writer {
             }
         }
         self.unsynced = unsynced;
-        log.feed.wake();
+        log.feed.ring();
     }
 
     fn release(&mut self, mut meta: Meta, mut bytes: Vec<u8>) -> Option<Arc<Batch>> {
