@@ -159,9 +159,9 @@ async fn whatever_is_unacknowledged_has_an_id_of_its_own_also_over_a_crash() {
     }
 }
 
-/// v5 [MQTT-3.3.1-4], [MQTT-3.3.2-1], [MQTT-3.3.2-2], [MQTT-3.3.2-8], [MQTT-3.3.2-13], [MQTT-3.3.2-14],
+/// v5 [MQTT-1.5.4-1], [MQTT-1.5.4-2], [MQTT-1.5.5-1], [MQTT-1.5.7-1], [MQTT-3.3.1-4], [MQTT-3.3.2-1], [MQTT-3.3.2-2], [MQTT-3.3.2-8], [MQTT-3.3.2-13], [MQTT-3.3.2-14],
 /// [MQTT-3.3.2-19], [MQTT-3.3.4-6], [MQTT-4.7.0-1], [MQTT-4.7.3-1], [MQTT-4.7.3-2];
-/// v3.1.1 [MQTT-3.3.1-4], [MQTT-3.3.2-1], [MQTT-3.3.2-2], [MQTT-4.7.1-1], [MQTT-4.7.3-1], [MQTT-4.7.3-2],
+/// v3.1.1 [MQTT-1.5.3-1], [MQTT-1.5.3-2], [MQTT-3.3.1-4], [MQTT-3.3.2-1], [MQTT-3.3.2-2], [MQTT-4.7.1-1], [MQTT-4.7.3-1], [MQTT-4.7.3-2],
 /// [MQTT-4.8.0-1]
 #[tokio::test]
 async fn a_publish_that_breaks_a_rule_ends_the_connection_and_reaches_nobody() {

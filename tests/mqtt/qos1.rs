@@ -36,7 +36,7 @@ async fn a_message_reaches_subscribers_of_both_versions_in_order() {
     }
 }
 
-/// v5 [MQTT-4.4.0-1]; v3.1.1 [MQTT-4.4.0-1]
+/// v5 [MQTT-3.3.1-1], [MQTT-4.4.0-1]; v3.1.1 [MQTT-3.3.1-1], [MQTT-4.4.0-1]
 #[tokio::test]
 async fn unacked_messages_are_resent_with_dup_and_their_ids_after_reconnect() {
     let site = Site::start().await;

@@ -12,7 +12,7 @@ async fn pubrec(client: &mut RawClient, id: u16) {
     }
 }
 
-/// v5 [MQTT-4.3.3-1] to [MQTT-4.3.3-13]
+/// v5 [MQTT-3.5.2-1], [MQTT-4.3.3-1] to [MQTT-4.3.3-13]; v3.1.1 [MQTT-4.3.3-1], [MQTT-4.3.3-2]
 #[tokio::test]
 async fn both_sides_go_through_all_four_packets() {
     let site = Site::start().await;
@@ -92,7 +92,7 @@ async fn a_message_that_expires_within_its_exchange_is_still_released() {
     subscriber.ping().await;
 }
 
-/// Field report 4. v5 [MQTT-4.3.3-10]
+/// Field report 4. v5 [MQTT-4.3.3-10]; v3.1.1 [MQTT-4.3.3-2]
 #[tokio::test]
 async fn the_same_publish_six_times_over_two_connections_is_one_message() {
     let site = Site::start().await;
@@ -191,7 +191,7 @@ async fn a_refused_delivery_is_over() {
     subscriber.ping().await;
 }
 
-/// v5 3.6.2.1, 3.7.2.1
+/// v5 [MQTT-3.6.2-1], [MQTT-3.7.2-1]
 #[tokio::test]
 async fn unknown_ids_are_answered_and_disturb_nobody() {
     let site = Site::start().await;

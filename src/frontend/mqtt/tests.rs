@@ -111,7 +111,7 @@ async fn a_qos_2_delivery_waits_for_its_packet_id_and_replies_pass_it() {
     assert_eq!((waited.qos, &waited.payload[..]), (1, &b"third"[..]));
 }
 
-/// Promise 10.
+/// Promise 10. v5 [MQTT-3.4.2-1], [MQTT-3.5.2-1], [MQTT-4.3.3-9]; v3.1.1 [MQTT-4.8.0-2]
 #[tokio::test]
 async fn a_full_store_refuses_messages_and_goes_on_when_there_is_room() {
     let (store, address) = listening().await;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::super::snapshot::Loaded;
+use super::buffers::{Buffers, Pool};
 use super::frame::{
     BATCH_HEADER_BYTES, Kind, RECORD_PREFIX_BYTES, RecordPrefix, SEAL_BYTES_MAX, SEGMENT_HEADER_BYTES, align8, lsn,
 };
@@ -115,14 +116,8 @@ pub(crate) struct Append {
     pub(crate) stopping: Option<Stop>,
     /// Whether a commit that is waited for asks for a sync.
     pub(crate) sync_commits: bool,
-}
-
-/// What became of a commit's records.
-struct LaidOut {
-    ticket: Ticket,
-    early: Option<Batch>,
-    /// Some could have passed early, but for elders of their log.
-    held_back: bool,
+    /// Memory of earlier batches.
+    pub(crate) pool: Pool,
 }
 
 /// How the writer shall end.
@@ -175,6 +170,7 @@ impl Append {
             full: false,
             stopping: None,
             sync_commits: true,
+            pool: Pool::default(),
         }
     }
 
@@ -317,15 +313,11 @@ impl Append {
         self.highest_time = self.highest_time.max(now_ms);
         building.time = self.highest_time;
         let before = building.bytes.len();
-        let LaidOut {
-            ticket,
-            early,
-            held_back,
-        } = self.lay_out(commit, &mut building, now_ms);
-        // What may not pass early is handed on with its batch: then that is waited for.
-        let urgent = commit.urgent || held_back;
+        let (ticket, early, held_back) = self.lay_out(commit, &mut building, now_ms);
         self.pending_bytes += building.bytes.len() - before;
         let number = building.number;
+        // Whoever would have got a record early waits for it now, and so does what follows it.
+        let urgent = commit.urgent || held_back;
         let first_urgent = urgent && !building.urgent;
         building.urgent |= urgent;
         if urgent && self.sync_commits {
@@ -446,7 +438,7 @@ impl Append {
     fn begin_here(&mut self, capacity: usize, now: Instant) -> Building {
         let number = self.next_number;
         self.next_number += 1;
-        let mut bytes = Vec::with_capacity(capacity.max(4096));
+        let Buffers { mut bytes, entries } = self.pool.take(capacity);
         bytes.resize(BATCH_HEADER_BYTES as usize, 0);
         self.pending_bytes += bytes.len();
         Building {
@@ -454,7 +446,7 @@ impl Append {
             segment: self.cursor.segment,
             start: self.cursor.offset as u32,
             bytes,
-            entries: Vec::new(),
+            entries,
             time: self.highest_time,
             begun: now,
             urgent: false,
@@ -502,7 +494,9 @@ impl Append {
         if keep { None } else { self.take_building() }
     }
 
-    fn lay_out(&mut self, commit: &Commit, building: &mut Building, time: i64) -> LaidOut {
+    /// Appends the records of a commit to the batch. The answer has the run of those that pass early, and says whether
+    /// others that might have passed did not.
+    fn lay_out(&mut self, commit: &Commit, building: &mut Building, time: i64) -> (Ticket, Option<Batch>, bool) {
         let mut ticket = Ticket {
             write: building.number,
             offsets: Vec::new(),
@@ -541,8 +535,8 @@ impl Append {
                     last_position = position;
                     early = queued.early && log.waiting <= self.handed_on;
                     if !early {
-                        held_back |= queued.early;
                         log.waiting = building.number;
+                        held_back |= queued.early;
                     }
                     if commit.offsets_wanted {
                         ticket.offsets.push(Offset(position));
@@ -602,11 +596,7 @@ impl Append {
                 run.write = building.number;
             }
         }
-        LaidOut {
-            ticket,
-            early: early_run,
-            held_back,
-        }
+        (ticket, early_run, held_back)
     }
 }
 
