@@ -787,7 +787,7 @@ async fn payloads_of_every_size_up_to_the_maximum_arrive() {
         let mut subscriber = site.passerby(level, "s").await;
         subscriber.subscribe("t", 1).await;
         let mut publisher = site.passerby(level, "p").await;
-        let overhead = publish(level, "t", &[0; 70_000], 1, 1, false).len() - 70_000;
+        let overhead = publish(level, "t", &vec![0; 70_000], 1, 1, false).len() - 70_000;
         for size in [0, 1, 127, 128, 65_536, 300_000 - overhead] {
             let payload: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
             publisher.publish("t", &payload, 1, 1).await;
