@@ -51,6 +51,7 @@ pub fn run(args: &BenchArgs) -> Result<(), String> {
         What::Disk(disk) => report::print(&disk::run(disk)?, disk.json),
         What::Log(log) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
                 .build()
                 .map_err(|error| format!("cannot start: {error}"))?;
             report::print(&log::run(log, &runtime)?, log.json)

@@ -118,7 +118,8 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// The next item; finishes the batch handed out before. Safe to cancel: an item is never lost.
+    /// The next item; finishes the batch handed out before. Safe to cancel: an item is never lost. To be awaited in a
+    /// runtime whose I/O is enabled.
     pub async fn next(&mut self) -> FeedItem {
         loop {
             if let Some(item) = self.try_next() {
