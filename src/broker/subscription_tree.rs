@@ -241,7 +241,11 @@ mod tests {
             tree.remove(filter, one.id);
             let left = filters.get(place + 1..).unwrap();
             for name in ["a/b/c", "a/b", "a", "/", "x"] {
-                assert_eq!(tree.matches(name).any, left.iter().any(|held| held.matches(name)), "{name}");
+                assert_eq!(
+                    tree.matches(name).any,
+                    left.iter().any(|held| held.matches(name)),
+                    "{name}"
+                );
             }
         }
         assert!(tree.root.read().is_empty());
