@@ -30,6 +30,8 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
+    use crate::frontend::mqtt::corpus::packets;
+    use crate::frontend::mqtt::frame::Version;
 
     fn fuzz() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
@@ -76,6 +78,28 @@ mod tests {
         every_kept_row_reads_back: "row",
         every_kept_damage_to_the_log_is_cut_or_named: "log",
         every_kept_request_is_answered: "api",
+    }
+
+    /// `EVERMQ_WRITE_CORPUS=1 cargo test --lib fuzzing` puts them there.
+    #[test]
+    fn the_fuzzer_begins_with_every_packet_of_the_corpus() {
+        let write = std::env::var_os("EVERMQ_WRITE_CORPUS").is_some();
+        for (name, version, bytes) in packets() {
+            let (target, mode) = match version {
+                Some(Version::V311) => ("decode_v3", 0),
+                Some(Version::V31) => ("decode_v3", 1),
+                Some(Version::V5) => ("decode_v5", 0),
+                None => ("decode_v5", 2),
+            };
+            let file = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+            let file = fuzz().join("corpus").join(target).join(file.to_lowercase());
+            let input = [&[mode], &bytes[..]].concat();
+            if write {
+                fs::write(&file, &input).unwrap();
+            }
+            let kept = fs::read(&file).unwrap_or_default();
+            assert_eq!(kept, input, "{} is not what the packet is", file.display());
+        }
     }
 
     #[test]

@@ -86,6 +86,7 @@ impl Server {
         store: Arc<LocalStore>,
         report: OpenReport,
     ) -> Result<Self, ServerError> {
+        let started_ms = clock.wall_ms();
         let settings = BrokerSettings {
             incarnation: report.incarnation,
             previous_clean_stop: report.previous_clean_stop,
@@ -104,7 +105,7 @@ impl Server {
         let mqtt = mqtt::Frontend::new(broker.clone(), mqtt::Settings::default(), gate);
         let api = Arc::new(Api {
             broker: broker.clone(),
-            info: server_info(&report),
+            info: server_info(config, &report, started_ms),
             defaults: Arc::default(),
             strict_params: false,
         });
@@ -287,7 +288,7 @@ async fn check_exposure(config: &Config, accounts: &Accounts) -> Result<(), Serv
     Ok(())
 }
 
-fn server_info(report: &OpenReport) -> ServerInfo {
+fn server_info(config: &Config, report: &OpenReport, started_ms: i64) -> ServerInfo {
     let hex = format!("{:032x}", u128::from_be_bytes(report.store));
     let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| hex.get(part).unwrap_or_default());
     let uuid = parts.join("-");
@@ -300,6 +301,11 @@ fn server_info(report: &OpenReport) -> ServerInfo {
         retention_policy: "autoPurge".into(),
         retention_unit: "week".into(),
         retention_period: 4,
+        durability: match config.durability {
+            DurabilityName::Sync => "sync".into(),
+            DurabilityName::Interval => "interval".into(),
+        },
+        started_ms,
     }
 }
 

@@ -80,6 +80,12 @@ impl Broker {
         self.running.word("MQTT").parse().unwrap()
     }
 
+    fn http(&self) -> SocketAddr {
+        let url = self.running.word("HTTP");
+        let address = url.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/api"));
+        address.unwrap().parse().unwrap()
+    }
+
     /// What a preset says about it.
     fn bench(&self, args: &str) -> Value {
         bench(&format!(
@@ -161,6 +167,71 @@ fn what_is_published_to_absent_subscribers_comes_when_they_return() {
         assert_eq!(report["enqueue"]["acked"], report["enqueue"]["published"], "{report}");
         assert!(report["drain"]["first_ms"].as_f64().unwrap() > 0.0, "{report}");
         assert!(report["mib_backlog"].as_f64().unwrap() > 0.0, "{report}");
+    }
+}
+
+#[test]
+fn connections_are_opened_and_ended_or_kept() {
+    let broker = Broker::start();
+    for args in [
+        "connect --connections 50 --concurrency 7",
+        "connect --connections 20 --concurrency 30 --persistent --mqtt 3.1.1",
+        "connect --connections 20 --concurrency 3 --reset",
+        "idle --connections 60 --seconds 0.05 --subscribe --persistent",
+    ] {
+        let report = broker.bench(args);
+        assert_eq!(report["opened"], report["connections"], "{report}");
+        assert_eq!(report["lost"], 0, "{report}");
+        assert!(report["connack_us"]["p50"].as_f64().unwrap() > 0.0, "{report}");
+    }
+    let report = broker.bench("idle --connections 30 --seconds 0.05 --live-rate 500");
+    assert!(report["bytes_per_connection"].as_f64().unwrap() >= 0.0, "{report}");
+    for live in ["live_before", "live_beside"] {
+        nothing_is_wrong(&report[live], report[live]["published"].as_u64().unwrap());
+    }
+}
+
+#[test]
+fn http_presets_publish_fetch_and_create_sessions() {
+    let broker = Broker::start();
+    let http = |args: &str| bench(&format!("http {args} --port {}", broker.http().port()));
+    let report = http("publish --callers 3 --batch 5 --count 20");
+    assert_eq!(report["requests"], 60, "{report}");
+    assert_eq!(report["messages"], 300, "{report}");
+    assert_eq!(report["refused"], 0, "{report}");
+    assert!(report["latency_us"]["p50"].as_f64().unwrap() > 0.0, "{report}");
+    for (args, messages) in [
+        ("fetch --callers 3 --batch 20 --count 5", 300),
+        ("fetch --callers 4 --topics 2 --batch 7 --count 10", 560),
+    ] {
+        let report = http(args);
+        assert_eq!(report["messages"], messages, "{report}");
+        for wrong in ["refused", "lost", "duplicates", "disordered"] {
+            assert_eq!(report[wrong], 0, "{report}");
+        }
+    }
+    let report = http("sessions --callers 2 --count 10");
+    assert_eq!(
+        (&report["requests"], &report["refused"]),
+        (&20.into(), &0.into()),
+        "{report}"
+    );
+    let report = http("publish --callers 1 --seconds 0.1 --warmup 0.05");
+    assert_ne!(report["messages"], 0, "{report}");
+}
+
+#[test]
+fn the_sink_acknowledges_and_forwards() {
+    let sink = Running::start(&["bench", "sink", "--listen", "127.0.0.1:0"], "sink");
+    let address: SocketAddr = sink.word("sink").parse().unwrap();
+    for (args, expected) in [
+        ("live --qos 0 --count 300 --publishers 3", 900),
+        ("live --qos 1 --count 300 --publishers 3 --mqtt 3.1.1", 900),
+        ("live --qos 2 --count 100 --publishers 3 --threads 2", 300),
+        ("fan-out --count 100 --subscribers 5 --size 1000", 500),
+    ] {
+        let report = bench(&format!("{args} --port {}", address.port()));
+        nothing_is_wrong(&report, expected);
     }
 }
 

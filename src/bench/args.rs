@@ -25,6 +25,15 @@ pub enum What {
     Publish(LoadArgs),
     /// Messages for subscribers that are away, then their return
     Offline(OfflineArgs),
+    /// Connections one after the other, as many at once as given
+    Connect(ConnectArgs),
+    /// Connections that are open and do nothing
+    Idle(IdleArgs),
+    /// The JSON-action API of EverMQ over HTTP
+    #[command(subcommand)]
+    Http(HttpWhat),
+    /// A broker in memory that does next to nothing: shows what the tool itself costs
+    Sink(SinkArgs),
     /// Write and fdatasync in a directory, as the log does it
     Disk(DiskArgs),
     /// The bare log in a directory: append and group commit, without a broker
@@ -168,6 +177,101 @@ pub struct OfflineArgs {
     /// Threads of the tool
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub threads: u8,
+}
+
+/// Arguments of `bench connect`.
+#[derive(Args, Debug, Clone)]
+pub struct ConnectArgs {
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub mqtt: MqttArgs,
+    /// Connections in all
+    #[arg(long, default_value_t = 20_000)]
+    pub connections: usize,
+    /// Connections that are on their way at once
+    #[arg(long, default_value_t = 100)]
+    pub concurrency: usize,
+    /// Each has a session that outlives it; they are removed afterwards
+    #[arg(long)]
+    pub persistent: bool,
+    /// End with a reset instead of DISCONNECT
+    #[arg(long)]
+    pub reset: bool,
+}
+
+/// Arguments of `bench idle`.
+#[derive(Args, Debug, Clone)]
+pub struct IdleArgs {
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub mqtt: MqttArgs,
+    /// Connections that are open at once
+    #[arg(long, default_value_t = 10_000)]
+    pub connections: usize,
+    /// Connections that are on their way at once while opening
+    #[arg(long, default_value_t = 100)]
+    pub concurrency: usize,
+    /// Each has a session that outlives it; they are removed afterwards
+    #[arg(long)]
+    pub persistent: bool,
+    /// Each subscribes to a topic of its own
+    #[arg(long)]
+    pub subscribe: bool,
+    /// Seconds to hold them before the memory is read
+    #[arg(long, default_value_t = 1.0)]
+    pub seconds: f64,
+    /// Messages a second of a live load, 10 to 10 with QoS 1, before and beside the idle connections; 0 is none
+    #[arg(long, default_value_t = 0.0)]
+    pub live_rate: f64,
+}
+
+/// Parts of the JSON-action API.
+#[derive(Subcommand, Debug)]
+pub enum HttpWhat {
+    /// publishMessagesToMq, a batch a request
+    Publish(HttpArgs),
+    /// getMessagesFromMqApiSession, a batch a request; what is fetched is published before
+    Fetch(HttpArgs),
+    /// createMqApiSession; they are removed afterwards
+    Sessions(HttpArgs),
+}
+
+/// Arguments of `bench http`.
+#[derive(Args, Debug, Clone)]
+pub struct HttpArgs {
+    #[command(flatten)]
+    pub target: Target,
+    /// Callers, each with a connection that is kept
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub callers: u32,
+    /// Messages of a request, at most
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub batch: u32,
+    /// Bytes of a payload
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(32..=16_777_216))]
+    pub size: u32,
+    /// Topics [default: one a caller]
+    #[arg(long)]
+    pub topics: Option<u32>,
+    /// Requests of each caller; without it the run has a duration
+    #[arg(long)]
+    pub count: Option<u64>,
+    /// Seconds that are measured
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// Seconds before that
+    #[arg(long, default_value_t = 1.0)]
+    pub warmup: f64,
+}
+
+/// Arguments of `bench sink`.
+#[derive(Args, Debug, Clone)]
+pub struct SinkArgs {
+    /// Where to listen; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:1884")]
+    pub listen: std::net::SocketAddr,
 }
 
 /// Arguments of `bench disk`.

@@ -4,16 +4,13 @@
 //! - Each connection is read once and written once a round, whatever number of packets that is.
 //! - One look at the clock a round and connection, none a message.
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::histogram::Histogram;
 use super::link::Link;
 use super::plan::Plan;
+use super::poller::{Interest, Poller};
 use super::publisher::{Fill, Publisher};
 use super::shared::{Counters, Shared};
 use super::stamp::{Ledger, STAMP_BYTES, Stamp};
@@ -74,7 +71,7 @@ pub(super) struct Worker<'a> {
     shared: &'a Shared,
     counters: &'a Counters,
     peers: Vec<Peer>,
-    epoll: OwnedFd,
+    poller: Poller,
     outcome: Outcome,
     tally: Tally,
     scratch: Vec<u8>,
@@ -123,18 +120,16 @@ impl<'a> Worker<'a> {
         counters: &'a Counters,
         peers: Vec<Peer>,
     ) -> Result<Self, String> {
-        let failed = |error: rustix::io::Errno| format!("cannot watch connections: {error}");
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        let poller = Poller::new()?;
         for (number, peer) in peers.iter().enumerate() {
-            let data = epoll::EventData::new_u64(number as u64);
-            epoll::add(&epoll, &peer.link.stream, data, epoll::EventFlags::IN).map_err(failed)?;
+            poller.add(number, &peer.link.stream, Interest::Read)?;
         }
         Ok(Self {
             plan,
             shared,
             counters,
             peers,
-            epoll,
+            poller,
             outcome: Outcome::default(),
             tally: Tally::default(),
             scratch: Vec::new(),
@@ -152,18 +147,18 @@ impl<'a> Worker<'a> {
     }
 
     fn rounds(&mut self) -> Result<(), String> {
-        let mut events: Vec<epoll::Event> = Vec::with_capacity(1_024);
         // What came together with the last answer of the setup is in no socket any more.
         for number in 0..self.peers.len() {
             self.serve(number, self.shared.measure_from.load(Ordering::Relaxed))?;
         }
         while !self.shared.ended.load(Ordering::Relaxed) {
             let wait = self.publish()?;
-            self.wait(wait, &mut events)?;
+            self.poller.wait(wait)?;
             let measure_from = self.shared.measure_from.load(Ordering::Relaxed);
-            for event in &events {
-                let data = event.data;
-                self.serve(data.u64() as usize, measure_from)?;
+            for at in 0..self.poller.ready_count() {
+                if let Some(number) = self.poller.ready(at) {
+                    self.serve(number, measure_from)?;
+                }
             }
             self.count();
         }
@@ -189,7 +184,7 @@ impl<'a> Worker<'a> {
                     Fill::More => Duration::ZERO,
                 };
                 if peer.link.is_blocked() {
-                    watch(&self.epoll, number, &peer.link, &mut peer.watched, true)?;
+                    watch(&self.poller, number, &peer.link, &mut peer.watched, true)?;
                 } else {
                     wait = wait.min(more);
                 }
@@ -205,27 +200,6 @@ impl<'a> Worker<'a> {
         Ok(wait)
     }
 
-    /// Waits for connections; to the microsecond, which `epoll_wait` alone cannot.
-    fn wait(&self, wait: Duration, events: &mut Vec<epoll::Event>) -> Result<(), String> {
-        let failed = |error: rustix::io::Errno| format!("cannot wait for connections: {error}");
-        if !wait.is_zero() {
-            let time = Timespec {
-                tv_sec: wait.as_secs() as i64,
-                tv_nsec: i64::from(wait.subsec_nanos()),
-            };
-            match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&time)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        events.clear();
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match epoll::wait(&self.epoll, spare_capacity(events), Some(&now)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(failed(error)),
-        }
-    }
-
     /// Reads a connection once, and writes what follows from it.
     fn serve(&mut self, number: usize, measure_from: u64) -> Result<(), String> {
         let Some(peer) = self.peers.get_mut(number) else {
@@ -237,7 +211,7 @@ impl<'a> Worker<'a> {
             outcome,
             tally,
             scratch,
-            epoll,
+            poller,
             ..
         } = self;
         let mut now = 0;
@@ -322,7 +296,7 @@ impl<'a> Worker<'a> {
             let blocked = peer.link.is_blocked();
             // A publisher writes with its next fill; only one that is blocked already is watched here.
             if peer.watched || matches!(peer.role, Role::Subscriber(_)) {
-                watch(epoll, number, &peer.link, &mut peer.watched, blocked)?;
+                watch(poller, number, &peer.link, &mut peer.watched, blocked)?;
             }
         }
         Ok(())
@@ -344,13 +318,8 @@ impl<'a> Worker<'a> {
     }
 }
 
-fn watch(epoll: &OwnedFd, number: usize, link: &Link, watched: &mut bool, blocked: bool) -> Result<(), String> {
-    let flags = if blocked {
-        epoll::EventFlags::IN | epoll::EventFlags::OUT
-    } else {
-        epoll::EventFlags::IN
-    };
+fn watch(poller: &Poller, number: usize, link: &Link, watched: &mut bool, blocked: bool) -> Result<(), String> {
+    let interest = if blocked { Interest::ReadWrite } else { Interest::Read };
     *watched = blocked;
-    let data = epoll::EventData::new_u64(number as u64);
-    epoll::modify(epoll, &link.stream, data, flags).map_err(|error| format!("cannot watch a connection: {error}"))
+    poller.change(number, &link.stream, interest)
 }

@@ -17,8 +17,6 @@ use super::error::{ConnectRefused, PublishRefused, StoreFailed};
 use super::inflight::Acked;
 use super::message::{Publish, Qos};
 use super::publish::Publisher;
-use super::rows;
-use super::rows::StoredRow;
 use super::rows::record::Origin;
 use super::session::{
     Closing, Link, NEVER_EXPIRES, Protocol, Session, SessionKind, SessionSettings, SessionState, SessionStatus, Signal,
@@ -240,6 +238,13 @@ impl Shared {
         if state.ended {
             return Ok(None);
         }
+        if state.link.is_none() && state.end_due.is_some_and(|due| due.at <= self.clock.now()) {
+            // Its time is up, only nobody has come to look at it yet.
+            let mut commit = self.store.begin(Class::C);
+            self.end_session(session, state, &mut commit);
+            self.hand_over_last(state, commit);
+            return Ok(None);
+        }
         if !made {
             if state.settings.status == SessionStatus::Banned {
                 return Err(ConnectRefused::Banned);
@@ -270,11 +275,7 @@ impl Shared {
         state.will.clone_from(&connect.will);
         Self::put_will(session, state, &mut commit);
         if state.is_stored() {
-            commit.put(
-                rows::SESSION,
-                &rows::key(session.id.0),
-                &state.row(&session.name, session.kind).to_row(),
-            );
+            Self::put_session(session, state, &mut commit);
             if !was_stored && !made {
                 self.store_everything(session, state, &mut commit);
             }
@@ -329,8 +330,11 @@ impl Shared {
 }
 
 impl SessionState {
-    fn has_client_state(&self) -> bool {
-        self.is_stored() || self.link.is_some() || self.end_due.is_some()
+    /// Whether there is a session in the sense of MQTT: the record alone may outlive it (spec/semantics.md 9), and then
+    /// nothing is left that could end.
+    pub(super) fn has_client_state(&self) -> bool {
+        let never_ends = self.settings.session_expiry_seconds >= u64::from(u32::MAX);
+        self.link.is_some() || self.end_due.is_some() || self.is_stored() && never_ends
     }
 }
 
@@ -359,7 +363,7 @@ fn apply_settings(state: &mut SessionState, connect: &Connect) {
         protocol: connect.protocol,
         keep_alive_seconds: u64::from(connect.keep_alive_seconds),
         session_expiry_seconds: match (v5, temporary) {
-            (true, _) => connect.session_expiry_seconds,
+            (true, _) => Shared::never(connect.session_expiry_seconds),
             (false, true) => 0,
             (false, false) => NEVER_EXPIRES,
         },

@@ -58,7 +58,7 @@ impl Shared {
         if let Some(expiry) = expiry
             && !state.settings.temporary
         {
-            state.settings.session_expiry_seconds = expiry;
+            state.settings.session_expiry_seconds = Self::never(expiry);
         }
         reason.clone_into(&mut state.disconnect_reason);
         let mut commit = self.store.begin(Class::C);
@@ -94,16 +94,12 @@ impl Shared {
             self.deadlines.at(ends.at, session.id);
         }
         if state.is_stored() {
-            commit.put(
-                rows::SESSION,
-                &rows::key(session.id.0),
-                &state.row(&session.name, session.kind).to_row(),
-            );
+            Self::put_session(session, state, commit);
             persist(self, session, state, commit);
         }
     }
 
-    fn hand_over_last(&self, state: &mut SessionState, commit: Commit) {
+    pub(super) fn hand_over_last(&self, state: &mut SessionState, commit: Commit) {
         if commit.is_empty() {
             return;
         }
@@ -130,11 +126,7 @@ impl Shared {
         if session.kind == SessionKind::Mqtt && marked {
             self.reset(session, state, commit);
             state.settings.temporary = false;
-            commit.put(
-                rows::SESSION,
-                &rows::key(session.id.0),
-                &state.row(&session.name, session.kind).to_row(),
-            );
+            Self::put_session(session, state, commit);
             return;
         }
         self.delete_rows(session, state, commit);
@@ -143,8 +135,12 @@ impl Shared {
         self.sessions.remove(session);
     }
 
-    /// Deletes everything that is stored of a session; what it has in memory stays.
+    /// Deletes everything that is stored of a session; what it has in memory stays. A session that never was stored
+    /// has nothing to delete, and its end nothing to write.
     pub(super) fn delete_rows(&self, session: &Session, state: &mut SessionState, commit: &mut Commit) {
+        if !std::mem::take(&mut state.has_rows) {
+            return;
+        }
         let id = session.id.0;
         for once in self.store.held(id) {
             commit.release(once);
@@ -247,7 +243,10 @@ impl Shared {
             Some(will) if taken_over => {
                 will.delay_seconds == 0 || clean_start || state.settings.session_expiry_seconds == 0
             }
-            Some(_) => state.will_due.is_some() && clean_start,
+            // Its delay may be over, only nobody has come to look at it yet.
+            Some(_) => state
+                .will_due
+                .is_some_and(|due| clean_start || due.at <= self.clock.now()),
             None => false,
         };
         if due {
@@ -381,9 +380,12 @@ impl Shared {
             }
         }
         if let Some(due) = state.will_due {
+            // A clock set back cannot prolong without end.
+            let delay = state.will.as_ref().map_or(0, |will| will.delay_seconds);
+            let latest = i64::try_from(delay).unwrap_or(i64::MAX).saturating_mul(1_000);
             self.resume_due(
                 session,
-                due.wall_ms,
+                due.wall_ms.min(now_ms.saturating_add(latest)),
                 now_ms,
                 |state, due| state.will_due = Some(due),
                 state,
@@ -394,7 +396,6 @@ impl Shared {
             && let Some(lost) = state.disconnected
         {
             let wall_ms = lost.saturating_add(i64::try_from(expiry * 1_000).unwrap_or(i64::MAX));
-            // A clock set back cannot prolong without end.
             let latest = now_ms.saturating_add(i64::try_from(expiry * 1_000).unwrap_or(i64::MAX));
             self.resume_due(
                 session,
@@ -423,13 +424,7 @@ impl Shared {
             self.end_session(&session, state, &mut commit);
         } else if state.will_due.is_some_and(|due| due.at <= now) {
             self.publish_will(&session, state, &mut commit);
-            if state.is_stored() {
-                commit.put(
-                    rows::SESSION,
-                    &rows::key(id.0),
-                    &state.row(&session.name, session.kind).to_row(),
-                );
-            }
+            Self::put_session(&session, state, &mut commit);
         }
         if state.lease_until <= now {
             self.return_leased(state);

@@ -530,8 +530,10 @@ impl Caller {
 }
 
 impl Shared {
+    /// Queues the row of a session, if it is one that is stored.
     pub(super) fn put_session(session: &Session, state: &mut SessionState, commit: &mut Commit) {
         if state.is_stored() {
+            state.has_rows = true;
             commit.put(
                 rows::SESSION,
                 &rows::key(session.id.0),
@@ -631,7 +633,7 @@ impl Shared {
     /// A kept record of an ended MQTT session goes when its status is normal again (spec/semantics.md 9).
     fn end_if_released(&self, session: &Arc<Session>, state: &mut SessionState, commit: &mut Commit) {
         let free = matches!(state.settings.status, SessionStatus::Normal | SessionStatus::Hidden);
-        if free && state.link.is_none() && state.settings.session_expiry_seconds == 0 {
+        if free && !state.has_client_state() {
             self.end_session(session, state, commit);
         }
     }

@@ -11,7 +11,7 @@
 //!   caller marks as stale.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ahash::AHashMap;
 use parking_lot::RwLock;
@@ -43,6 +43,14 @@ struct Node {
 impl Node {
     fn holds_somebody(&self) -> bool {
         !self.connected.is_empty() || !self.absent.is_empty() || !self.groups.is_empty()
+    }
+
+    /// Takes a session out; returns whether it was there.
+    fn forget(&mut self, session: SessionId) -> bool {
+        let before = self.connected.len() + self.absent.len();
+        self.connected.retain(|held| held.id != session);
+        self.absent.retain(|held| *held != session);
+        self.connected.len() + self.absent.len() < before
     }
 
     fn is_empty(&self) -> bool {
@@ -143,12 +151,24 @@ impl Drop for Node {
 pub struct SubscriptionTree {
     root: RwLock<Node>,
     epoch: AtomicU64,
+    /// Holders of filters; changed under the lock of `root`.
+    held: AtomicUsize,
 }
 
 impl SubscriptionTree {
     /// Changes whenever cached matches of any topic may have changed through a wildcard filter.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Ordinary subscriptions, of connected sessions and absent ones.
+    pub fn len(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Whom a topic concerns now.
@@ -173,8 +193,9 @@ impl SubscriptionTree {
     /// Puts a session at an ordinary filter, or moves it between connected and absent.
     pub fn set(&self, filter: &TopicFilter, session: &Arc<Session>, connected: bool) {
         self.change(filter, |node| {
-            node.connected.retain(|held| held.id != session.id);
-            node.absent.retain(|held| *held != session.id);
+            if !node.forget(session.id) {
+                self.held.fetch_add(1, Ordering::Relaxed);
+            }
             if connected {
                 node.connected.push(Arc::clone(session));
             } else {
@@ -186,8 +207,9 @@ impl SubscriptionTree {
     /// Takes a session from an ordinary filter.
     pub fn remove(&self, filter: &TopicFilter, session: SessionId) {
         self.change(filter, |node| {
-            node.connected.retain(|held| held.id != session);
-            node.absent.retain(|held| *held != session);
+            if node.forget(session) {
+                self.held.fetch_sub(1, Ordering::Relaxed);
+            }
         });
     }
 

@@ -1,125 +1,26 @@
-//! HTTP/1.1 as a caller writes and reads it: just enough for EverMQ's API and its counters.
+//! `bench http`: EverMQ's JSON-action API, and as much HTTP/1.1 as a caller needs.
+//!
+//! Requests are built once, with digits in them that count; a request is those digits and one write.
 
-mod wire;
+mod answer;
+mod caller;
+mod presets;
+mod request;
+mod round;
 
-use std::fmt;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use super::args::HttpWhat;
+use super::report;
 
-use self::wire::answer;
+pub(super) use self::caller::{Url, get};
 
-/// For one call while setting up.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// An address of the form `http://HOST:PORT/PATH`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Url {
-    authority: String,
-    path: String,
-}
-
-impl Url {
-    /// Reads one.
-    ///
-    /// # Errors
-    /// It is none.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let rest = text
-            .strip_prefix("http://")
-            .ok_or_else(|| format!("`{text}` does not begin with http://"))?;
-        let (authority, path) = match rest.find('/') {
-            Some(at) => rest.split_at(at),
-            None => (rest, "/"),
-        };
-        let authority = if authority.contains(':') {
-            authority.to_owned()
-        } else {
-            format!("{authority}:80")
-        };
-        Ok(Self {
-            authority,
-            path: path.to_owned(),
-        })
-    }
-}
-
-impl fmt::Display for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.path)
-    }
-}
-
-/// What stands at an address.
+/// Runs a preset, and prints what was found.
 ///
 /// # Errors
-/// No connection, no answer, or another status than 200.
-pub(super) fn get(url: &Url) -> Result<String, String> {
-    let failed = |error: std::io::Error| format!("`{url}`: {error}");
-    let mut found = url.authority.to_socket_addrs().map_err(failed)?;
-    let address = found.next().ok_or_else(|| format!("`{url}` has no address"))?;
-    let mut caller = Caller::open(address)?;
-    let request = format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-        url.path, url.authority
-    );
-    let body = caller.exchange(request.as_bytes())?;
-    String::from_utf8(body).map_err(|_| format!("`{url}` is no text"))
-}
-
-/// A connection that waits for each answer.
-pub(super) struct Caller {
-    address: SocketAddr,
-    stream: TcpStream,
-}
-
-impl Caller {
-    /// Connects.
-    ///
-    /// # Errors
-    /// No connection.
-    pub(super) fn open(address: SocketAddr) -> Result<Self, String> {
-        let failed = |error: std::io::Error| format!("cannot connect to {address}: {error}");
-        let stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        stream.set_read_timeout(Some(TIMEOUT)).map_err(failed)?;
-        Ok(Self { address, stream })
-    }
-
-    /// Sends a request and reads the body of its answer.
-    ///
-    /// # Errors
-    /// The connection is lost, or the status is not 200.
-    pub(super) fn exchange(&mut self, request: &[u8]) -> Result<Vec<u8>, String> {
-        let failed = |error: std::io::Error| format!("no answer from {}: {error}", self.address);
-        self.stream.write_all(request).map_err(failed)?;
-        let mut held = Vec::new();
-        let mut scratch = vec![0; 64 << 10];
-        loop {
-            if let Some(answer) = answer(&held)? {
-                if answer.status != 200 {
-                    return Err(format!("{} answers with status {}", self.address, answer.status));
-                }
-                return Ok(answer.body.to_vec());
-            }
-            let read = self.stream.read(&mut scratch).map_err(failed)?;
-            if read == 0 {
-                return Err(format!("{} has closed the connection", self.address));
-            }
-            held.extend_from_slice(scratch.get(..read).unwrap_or_default());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_has_host_port_and_path() {
-        let url = |text| Url::parse(text).map(|url| url.to_string());
-        assert_eq!(url("http://h:8/metrics").as_deref(), Ok("http://h:8/metrics"));
-        assert_eq!(url("http://h").as_deref(), Ok("http://h:80/"));
-        assert!(url("https://h/").is_err());
+/// The broker cannot be reached, or refuses the login.
+pub(super) fn run(what: &HttpWhat) -> Result<(), String> {
+    match what {
+        HttpWhat::Publish(args) => report::print(&presets::publish(args)?, args.target.watch.json),
+        HttpWhat::Fetch(args) => report::print(&presets::fetch(args)?, args.target.watch.json),
+        HttpWhat::Sessions(args) => report::print(&presets::sessions(args)?, args.target.watch.json),
     }
 }

@@ -95,6 +95,54 @@ async fn the_clock_of_a_session_that_was_connected_at_a_crash_begins_at_the_star
     assert!(!world.connect_with(connect_for("s", 100)).await.1);
 }
 
+/// The client comes before anybody has looked at the deadline. v5 [MQTT-4.1.0-2], [MQTT-3.2.2-3]
+#[tokio::test]
+async fn a_session_whose_time_is_over_is_not_present_however_soon_its_client_comes() {
+    let world = World::new().await;
+    let (mut client, _) = world.connect_with(connect_for("s", 100)).await;
+    client.subscribe("t", QOS1).await;
+    client.disconnect();
+    world.settled().await;
+    // Nothing else runs between the clock and the CONNECT.
+    world.clock.advance(Duration::from_secs(100));
+    let (mut client, present) = world.connect_with(connect_for("s", 100)).await;
+    assert!(!present);
+    world.connect("p").await.publish("t", QOS1, "nobody's").await;
+    client.receive(0).await;
+}
+
+/// spec/semantics.md 9: what stays of a session that has ended is no session. v5 [MQTT-3.2.2-3]
+#[tokio::test]
+async fn the_record_of_an_ended_session_is_no_session_for_its_client() {
+    for (expiry, wait) in [(0, 0), (100, 100)] {
+        let world = World::new().await;
+        let (client, _) = world.connect_with(connect_for("s", expiry)).await;
+        let banned = |status| SessionChange {
+            status: Some(status),
+            ..SessionChange::default()
+        };
+        let alter = async |status| {
+            world
+                .broker
+                .alter_session("s", banned(status), &caller())
+                .await
+                .unwrap()
+        };
+        alter(SessionStatus::Inactive).await;
+        client.disconnect();
+        world.advance(Duration::from_secs(wait)).await;
+        assert_eq!(world.broker.sessions("s", &caller()).len(), 1, "the record stays");
+        let (client, present) = world.connect_with(connect_for("s", expiry)).await;
+        assert!(!present);
+        alter(SessionStatus::Banned).await;
+        client.disconnect();
+        world.advance(Duration::from_secs(wait)).await;
+        assert_eq!(world.broker.sessions("s", &caller()).len(), 1);
+        alter(SessionStatus::Normal).await;
+        assert_eq!(world.broker.sessions("s", &caller()).len(), 0, "and goes with its ban");
+    }
+}
+
 fn connect_for(name: &str, seconds: u64) -> Connect {
     Connect {
         session_expiry_seconds: seconds,

@@ -64,6 +64,37 @@ async fn a_client_that_is_back_in_time_cancels_its_will() {
     client.lost();
 }
 
+/// The client comes after the delay, and before anybody has looked at the deadline. v5 [MQTT-3.1.2-8]
+#[tokio::test]
+async fn a_client_that_is_back_too_late_does_not_cancel_its_will_however_soon_it_comes() {
+    let world = World::new().await;
+    let mut witness = witness(&world).await;
+    world.connect_with(with_will(60, 1_000)).await.0.lost();
+    world.settled().await;
+    // Nothing else runs between the clock and the CONNECT.
+    world.clock.advance(Duration::from_secs(60));
+    let (client, present) = world.connect_with(connect("s")).await;
+    assert!(present);
+    witness.receive(1).await;
+    client.disconnect();
+}
+
+/// spec/semantics.md 11
+#[tokio::test]
+async fn a_clock_set_back_delays_no_will_longer_than_its_delay() {
+    let mut world = World::new().await;
+    drop(witness(&world).await);
+    world.connect_with(with_will(60, 1_000)).await.0.lost();
+    world.settled().await;
+    world.clock.step_wall(-1_000_000);
+    world.stop_and_start().await;
+    let mut witness = world.connect("w").await;
+    world.advance(Duration::from_secs(59)).await;
+    witness.receive(0).await;
+    world.advance(Duration::from_secs(1)).await;
+    witness.receive(1).await;
+}
+
 #[tokio::test]
 async fn the_will_of_a_session_that_a_crash_has_ended_is_published_at_the_start_once() {
     let mut world = World::new().await;

@@ -49,7 +49,12 @@ impl HttpServer {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let service = TowerToHyperService::new(warp::service(routes(api, health, limits)));
+        let permits = Arc::new(Semaphore::new(limits.connections_max));
+        let connections = {
+            let permits = Arc::clone(&permits);
+            Arc::new(move || limits.connections_max.saturating_sub(permits.available_permits()))
+        };
+        let service = TowerToHyperService::new(warp::service(routes(api, health, connections, limits)));
         let serve = move |stream, peer, place, stopped| {
             let (service, tls) = (service.clone(), tls.clone());
             async move {
@@ -61,7 +66,7 @@ impl HttpServer {
                 }
             }
         };
-        let task = tokio::spawn(accept(listener, limits, stopped, serve));
+        let task = tokio::spawn(accept(listener, limits, permits, stopped, serve));
         Ok(Self { address, stop, task })
     }
 
@@ -125,12 +130,12 @@ impl Drop for Place {
 async fn accept<F>(
     listener: TcpListener,
     limits: HttpLimits,
+    permits: Arc<Semaphore>,
     mut stopped: watch::Receiver<bool>,
     serve: impl Fn(TcpStream, SocketAddr, Place, watch::Receiver<bool>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(limits.connections_max));
     let counts = Arc::default();
     let mut connections = JoinSet::new();
     loop {

@@ -1,6 +1,7 @@
 //! Real requests over a real listener.
 
 mod messages;
+mod metrics;
 mod retrieval;
 mod sessions;
 
@@ -76,6 +77,8 @@ impl Bench {
             broker,
             info: ServerInfo {
                 version: "EverMQ test".into(),
+                durability: "sync".into(),
+                started_ms: 1_772_445_361_204,
                 ..ServerInfo::default()
             },
             defaults: Arc::new(LoginSettings::default()),

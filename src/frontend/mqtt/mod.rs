@@ -38,7 +38,7 @@ pub mod websocket;
 pub mod probe;
 
 #[cfg(test)]
-mod corpus;
+pub(crate) mod corpus;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
