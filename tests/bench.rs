@@ -62,7 +62,16 @@ impl Broker {
         let dir = TempDir::new().unwrap();
         let data = dir.path().join("data");
         let data = data.to_str().unwrap();
-        let args = ["--data-dir", data, "--mqtt", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        let args = [
+            "--data-dir",
+            data,
+            "--mqtt",
+            "127.0.0.1:0",
+            "--mqtt-ws",
+            "off",
+            "--http",
+            "127.0.0.1:0",
+        ];
         let running = Running::start(&args, "start");
         Self { running, _dir: dir }
     }

@@ -8,10 +8,11 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -31,6 +32,9 @@ pub enum Transport {
     /// WebSocket in TLS.
     SecureWebSocket(Arc<Tls>),
 }
+
+/// What makes a stream of bytes of a connection.
+type Handshake<'a, S> = Pin<Box<dyn Future<Output = io::Result<S>> + Send + 'a>>;
 
 impl Frontend {
     /// Serves the clients of one TCP listener until `shutdown` is ready, then ends the connections of all listeners.
@@ -87,42 +91,46 @@ impl Frontend {
         let frontend = Arc::clone(self);
         match transport {
             Transport::Tcp => tasks.spawn(frontend.serve(stream, peer)),
-            Transport::WebSocket => tasks.spawn(async move {
-                frontend.serve_after(upgrade(stream), peer).await;
-            }),
-            Transport::Tls(tls) => {
-                let tls = Arc::clone(tls);
-                tasks.spawn(async move {
-                    let secure = async move { tls.accept(Application::Mqtt, stream).await.map(Box::new) };
-                    frontend.serve_after(secure, peer).await;
-                })
-            }
+            Transport::WebSocket => tasks.spawn(frontend.serve_websocket(stream, peer)),
+            Transport::Tls(tls) => tasks.spawn(frontend.serve_tls(Arc::clone(tls), stream, peer)),
             Transport::SecureWebSocket(tls) => {
-                let tls = Arc::clone(tls);
-                tasks.spawn(async move {
-                    let secure =
-                        async move { upgrade(Box::new(tls.accept(Application::WebSocket, stream).await?)).await };
-                    frontend.serve_after(secure, peer).await;
-                })
+                tasks.spawn(frontend.serve_secure_websocket(Arc::clone(tls), stream, peer))
             }
         };
     }
 
-    /// Serves the client of the stream that a handshake brings.
-    async fn serve_after<S>(self: &Arc<Self>, handshake: impl Future<Output = io::Result<S>> + Send, peer: SocketAddr)
+    pub(super) async fn serve_websocket(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        self.serve_after(Box::pin(upgrade(stream)), peer).await;
+    }
+
+    pub(super) async fn serve_tls(self: Arc<Self>, tls: Arc<Tls>, stream: TcpStream, peer: SocketAddr) {
+        let handshake = async move { tls.accept(Application::Mqtt, stream).await.map(Box::new) };
+        self.serve_after(Box::pin(handshake), peer).await;
+    }
+
+    pub(super) async fn serve_secure_websocket(self: Arc<Self>, tls: Arc<Tls>, stream: TcpStream, peer: SocketAddr) {
+        let handshake = async move {
+            let stream = tls.accept(Application::WebSocket, stream).await?;
+            upgrade(Box::new(stream)).await
+        };
+        self.serve_after(Box::pin(handshake), peer).await;
+    }
+
+    /// Serves the client of the stream that a handshake brings. The handshake is large, so it must not be a part of the
+    /// future that lives as long as the connection.
+    async fn serve_after<S>(self: &Arc<Self>, handshake: Handshake<'_, S>, peer: SocketAddr)
     where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
+        S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let Some(_permit) = self.admit(peer) else {
             return;
         };
-        // On the heap, because it is large and soon gone.
         if let Some(stream) = Box::pin(self.await_handshake(handshake, peer)).await {
             connection::serve(self, stream, peer).await;
         }
     }
 
-    async fn await_handshake<S>(&self, handshake: impl Future<Output = io::Result<S>>, peer: SocketAddr) -> Option<S> {
+    async fn await_handshake<S>(&self, handshake: Handshake<'_, S>, peer: SocketAddr) -> Option<S> {
         let clock = self.broker.clock();
         let timeout = clock.sleep_until(clock.now() + self.settings.connect_timeout);
         tokio::select! {

@@ -10,6 +10,9 @@ use super::raw::{Level, RawClient, Received, ack, connect, publish};
 use super::{Authentication, Authenticator, Credentials, Frontend, Identity, Settings};
 use crate::broker::{Broker, BrokerSettings};
 use crate::clock::Clock;
+use crate::config::{ClientCertificates, TlsFiles};
+use crate::frontend::mqtt::websocket::WebSocket;
+use crate::frontend::tls::Tls;
 use crate::store::memory::MemoryStore;
 
 struct Open;
@@ -51,6 +54,38 @@ async fn the_future_of_a_connection_is_small() {
     let state = size_of::<Serving<TcpStream>>();
     let bytes = size_of_val(&future) + state;
     assert!(bytes <= 1_536, "{bytes} bytes, {state} of them boxed");
+}
+
+/// The same over the other transports, besides what rustls holds.
+#[tokio::test]
+async fn a_handshake_leaves_nothing_in_the_future_of_a_connection() {
+    let (_, frontend) = frontend(&Clock::system()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let future = Arc::clone(&frontend).serve_websocket(stream, address);
+    let bytes = size_of_val(&future) + size_of::<Serving<WebSocket<TcpStream>>>();
+    assert!(bytes <= 2_560, "{bytes} bytes over WebSocket");
+
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let files = TlsFiles {
+        certificate: dir.path().join("certificate.pem"),
+        key: dir.path().join("key.pem"),
+        client_ca: None,
+        client_certificates: ClientCertificates::Required,
+    };
+    std::fs::write(&files.certificate, certificate.cert.pem()).unwrap();
+    std::fs::write(&files.key, certificate.signing_key.serialize_pem()).unwrap();
+    let tls = Arc::new(Tls::load(files).unwrap());
+    let stream = TcpStream::connect(address).await.unwrap();
+    let future = Arc::clone(&frontend).serve_tls(Arc::clone(&tls), stream, address);
+    let bytes = size_of_val(&future) + size_of::<Serving<Box<TcpStream>>>();
+    assert!(bytes <= 1_792, "{bytes} bytes over TLS");
+    let stream = TcpStream::connect(address).await.unwrap();
+    let future = frontend.serve_secure_websocket(tls, stream, address);
+    let bytes = size_of_val(&future) + size_of::<Serving<WebSocket<Box<TcpStream>>>>();
+    assert!(bytes <= 2_560, "{bytes} bytes over WebSocket in TLS");
 }
 
 /// Promise 1: an acknowledgement means disk.

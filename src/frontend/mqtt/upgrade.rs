@@ -102,7 +102,9 @@ where
             let mut output = Output::default();
             output.buffer().extend_from_slice(refusal.answer().as_bytes());
             write_all(&mut stream, &mut output).await;
-            Err(io::Error::new(io::ErrorKind::InvalidData, refusal.parts().1.trim_end()))
+            let status = refusal.parts().0.lines().next().unwrap_or_default();
+            let text = format!("the request was answered with {status}");
+            Err(io::Error::new(io::ErrorKind::InvalidData, text))
         }
     }
 }
