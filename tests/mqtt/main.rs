@@ -7,7 +7,10 @@ mod common;
 
 use common::mqtt as client;
 
+mod connack;
 mod connect;
+mod disconnect;
+mod flow;
 mod harness;
 mod malformed;
 mod qos1;
@@ -15,5 +18,6 @@ mod qos2;
 mod retain;
 mod session;
 mod shared;
+mod strings;
 mod subscribe;
 mod will;

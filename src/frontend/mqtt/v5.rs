@@ -2,7 +2,7 @@
 //!
 //! **Invariants**
 //! - A will keeps its properties as they came; a will expiry of 0, which the codec refuses, is shown to it as 1.
-//! - Reason strings and user properties never make a packet exceed the client's Maximum Packet Size.
+//! - No packet exceeds the client's Maximum Packet Size; reason strings and user properties are left out first.
 
 use std::num::NonZeroU16;
 
@@ -152,7 +152,7 @@ pub fn auth(frame: &Frame<'_>) -> Result<Auth, Malformed> {
 }
 
 /// Appends first byte, length, `head`, the property block and `tail`. `optional` is left out of the block if the
-/// packet would exceed `bytes_max` with it.
+/// packet would exceed `bytes_max` with it; what exceeds it even so is not appended. Spec: [MQTT-3.1.2-24], [MQTT-3.1.2-25].
 fn put_packet(
     out: &mut Vec<u8>,
     first: u8,
@@ -171,6 +171,9 @@ fn put_packet(
         optional = &[];
     }
     let block = properties.len() + optional.len();
+    if lengths(block).1 > bytes_max as usize {
+        return;
+    }
     out.push(first);
     put_variable(out, lengths(block).0 as u32);
     out.extend_from_slice(head);
@@ -242,5 +245,12 @@ pub fn encode_filter_answers(out: &mut Vec<u8>, kind: Kind, answers: &FilterAnsw
 /// Appends a DISCONNECT. Spec: v5 section 3.14.
 pub fn encode_disconnect(out: &mut Vec<u8>, reason: ReasonCode, reason_string: Option<&str>, bytes_max: u32) {
     let optional = explanation(reason_string, &[]);
+    if optional.is_empty() || bytes_max < 4 {
+        // Without properties their length may be left out, and so it fits any client that takes more than PUBACK.
+        if bytes_max >= 3 {
+            out.extend_from_slice(&[0xE0, 1, reason.byte()]);
+        }
+        return;
+    }
     put_packet(out, 0xE0, &[reason.byte()], &[], &optional, &[], bytes_max);
 }
