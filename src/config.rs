@@ -2,14 +2,17 @@
 //!
 //! An unknown key of the file is an error, and so is a value out of its range; each message says what is allowed.
 
+mod listener;
+
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
 use crate::bench::args::BenchArgs;
+pub use listener::Listener;
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -45,12 +48,33 @@ pub struct ServeArgs {
     /// Where everything is kept [default: ./data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// MQTT listener; port 0 picks a free one [default: 127.0.0.1:1883]
+    /// MQTT listener; port 0 picks a free one, `off` switches it off [default: 127.0.0.1:1883]
     #[arg(long, value_name = "ADDR:PORT")]
     pub mqtt: Option<String>,
-    /// HTTP listener; port 0 picks a free one [default: 127.0.0.1:8080]
+    /// Listener for MQTT over WebSocket, path /mqtt [default: 127.0.0.1:9001]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub mqtt_ws: Option<String>,
+    /// Listener for MQTT over TLS; needs --tls-cert and --tls-key [default: off]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub mqtt_tls: Option<String>,
+    /// Listener for MQTT over WebSocket and TLS, path /mqtt; needs --tls-cert and --tls-key [default: off]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub mqtt_wss: Option<String>,
+    /// HTTP listener [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Option<String>,
+    /// HTTPS listener; needs --tls-cert and --tls-key [default: off]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub https: Option<String>,
+    /// PEM file with the certificate of the server and behind it those that vouch for it; read again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of the certificate; read again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// PEM file with authorities; clients of the TLS listeners must show a certificate of one of them
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
     /// TOML file with these settings
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -90,7 +114,16 @@ struct File {
     #[serde(alias = "data-dir")]
     data_dir: Option<PathBuf>,
     mqtt: Option<MqttEntry>,
+    #[serde(alias = "mqtt-ws")]
+    mqtt_ws: Option<String>,
+    #[serde(alias = "mqtt-tls")]
+    mqtt_tls: Option<String>,
+    #[serde(alias = "mqtt-wss")]
+    mqtt_wss: Option<String>,
     http: Option<String>,
+    https: Option<String>,
+    #[serde(default)]
+    tls: TlsTable,
     durability: Option<DurabilityName>,
     #[serde(alias = "sync-interval-ms")]
     sync_interval_ms: Option<u64>,
@@ -111,15 +144,50 @@ struct MqttTable {
     allow_anonymous: Option<bool>,
 }
 
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields)]
+struct TlsTable {
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    #[serde(alias = "client-ca")]
+    client_ca: Option<PathBuf>,
+    #[serde(alias = "client-certificates")]
+    client_certificates: Option<ClientCertificates>,
+}
+
+/// Whether clients of TLS listeners have to show a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// Who has none is not let in.
+    #[default]
+    Required,
+    /// Who has none is let in; a wrong one is refused.
+    Optional,
+}
+
+/// The files TLS works with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsFiles {
+    /// The server's certificate, and behind it those that vouch for it.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Authorities whose certificates clients may show; without them clients are not asked for any.
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients have to, if there are authorities.
+    pub client_certificates: ClientCertificates,
+}
+
 /// Effective settings of `serve`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// Data directory.
     pub data_dir: PathBuf,
-    /// MQTT listener.
-    pub mqtt: SocketAddr,
-    /// HTTP listener.
-    pub http: SocketAddr,
+    /// The listeners that are on, at least one, in the order of [`Listener::ALL`].
+    pub listeners: Vec<(Listener, SocketAddr)>,
+    /// Files for TLS; there if a listener needs them.
+    pub tls: Option<TlsFiles>,
     /// Durability.
     pub durability: DurabilityName,
     /// Milliseconds, 1 to 60,000.
@@ -169,26 +237,25 @@ impl Config {
                 "sync_interval_ms is {sync_interval_ms}; it must be 1 to 60000"
             )));
         }
+        let listeners = listener::resolve(|listener| {
+            let (given, stored) = match listener {
+                Listener::Mqtt => (&args.mqtt, &mqtt_listen),
+                Listener::MqttWs => (&args.mqtt_ws, &file.mqtt_ws),
+                Listener::MqttTls => (&args.mqtt_tls, &file.mqtt_tls),
+                Listener::MqttWss => (&args.mqtt_wss, &file.mqtt_wss),
+                Listener::Http => (&args.http, &file.http),
+                Listener::Https => (&args.https, &file.https),
+            };
+            given.as_deref().or(stored.as_deref())
+        })?;
         Ok(Self {
             data_dir: args
                 .data_dir
                 .clone()
                 .or(file.data_dir)
                 .unwrap_or_else(|| PathBuf::from("data")),
-            mqtt: address(
-                "mqtt",
-                args.mqtt
-                    .as_deref()
-                    .or(mqtt_listen.as_deref())
-                    .unwrap_or("127.0.0.1:1883"),
-            )?,
-            http: address(
-                "http",
-                args.http
-                    .as_deref()
-                    .or(file.http.as_deref())
-                    .unwrap_or("127.0.0.1:8080"),
-            )?,
+            tls: tls_files(args, file.tls, &listeners)?,
+            listeners,
             durability: args.durability.or(file.durability).unwrap_or(DurabilityName::Sync),
             sync_interval_ms,
             allow_anonymous: from_environment.or(allow_anonymous).unwrap_or(false),
@@ -196,39 +263,57 @@ impl Config {
         })
     }
 
-    /// The first listener that others than this machine can reach, with its name.
-    pub fn exposed(&self) -> Option<(&'static str, SocketAddr)> {
-        let listeners = [("mqtt", self.mqtt), ("http", self.http)];
-        listeners.into_iter().find(|(_, address)| !is_loopback(address.ip()))
+    /// The first listener that others than this machine can reach.
+    pub fn exposed(&self) -> Option<(Listener, SocketAddr)> {
+        let mut listeners = self.listeners.iter().copied();
+        listeners.find(|(_, address)| !listener::is_loopback(address.ip()))
     }
 }
 
-fn is_loopback(address: IpAddr) -> bool {
-    address.to_canonical().is_loopback()
+/// The files for TLS, all that are needed or none.
+fn tls_files(
+    args: &ServeArgs,
+    table: TlsTable,
+    listeners: &[(Listener, SocketAddr)],
+) -> Result<Option<TlsFiles>, ConfigError> {
+    let certificate = args.tls_cert.clone().or(table.cert);
+    let key = args.tls_key.clone().or(table.key);
+    let client_ca = args.tls_client_ca.clone().or(table.client_ca);
+    if table.client_certificates.is_some() && client_ca.is_none() {
+        let text = "`client_certificates` in [tls] needs `client_ca` beside it, a file with the authorities whose \
+                    certificates are let in";
+        return Err(ConfigError(text.into()));
+    }
+    let secure = listeners.iter().find(|(listener, _)| listener.is_secure());
+    let who = match secure {
+        Some((listener, _)) => format!("the listener `{listener}`"),
+        None if certificate.is_some() || key.is_some() || client_ca.is_some() => "TLS".to_owned(),
+        None => return Ok(None),
+    };
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles {
+            certificate,
+            key,
+            client_ca,
+            client_certificates: table.client_certificates.unwrap_or_default(),
+        })),
+        (certificate, key) => {
+            let missing = match (certificate, key) {
+                (None, None) => "--tls-cert FILE and --tls-key FILE (`cert` and `key` in [tls])",
+                (None, _) => "--tls-cert FILE (`cert` in [tls])",
+                (_, _) => "--tls-key FILE (`key` in [tls])",
+            };
+            Err(ConfigError(format!(
+                "{who} needs a certificate and its key: {missing} missing"
+            )))
+        }
+    }
 }
 
 fn read_file(path: &Path) -> Result<File, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError(format!("cannot read the configuration `{}`: {error}", path.display())))?;
     toml::from_str(&text).map_err(|error| ConfigError(format!("`{}`: {error}", path.display())))
-}
-
-/// `ADDR:PORT`. A name counts as loopback only if it resolves to nothing else, so the first other address wins.
-fn address(name: &str, text: &str) -> Result<SocketAddr, ConfigError> {
-    let wrong = |cause: &str| {
-        ConfigError(format!(
-            "`{name}` is `{text}`: {cause}; use ADDR:PORT, as in 127.0.0.1:1883"
-        ))
-    };
-    let found: Vec<SocketAddr> = text
-        .to_socket_addrs()
-        .map_err(|error| wrong(&error.to_string()))?
-        .collect();
-    let exposed = found.iter().find(|address| !is_loopback(address.ip()));
-    exposed
-        .or(found.first())
-        .copied()
-        .ok_or_else(|| wrong("the name has no address"))
 }
 
 #[cfg(test)]
@@ -250,57 +335,101 @@ mod tests {
         })
     }
 
+    fn why(text: &str) -> String {
+        with_file(text).unwrap_err().to_string()
+    }
+
+    /// The listeners that are on, as in `mqtt=127.0.0.1:1883`.
+    fn listeners(config: &Config) -> Vec<String> {
+        let listeners = config.listeners.iter();
+        listeners
+            .map(|(listener, address)| format!("{listener}={address}"))
+            .collect()
+    }
+
     #[test]
     fn without_anything_the_broker_listens_on_loopback_and_syncs() {
         let config = load(&ServeArgs::default()).unwrap();
-        assert_eq!(config.mqtt.to_string(), "127.0.0.1:1883");
-        assert_eq!(config.http.to_string(), "127.0.0.1:8080");
+        let wanted = ["mqtt=127.0.0.1:1883", "mqtt-ws=127.0.0.1:9001", "http=127.0.0.1:8080"];
+        assert_eq!(listeners(&config), wanted);
         assert_eq!((config.durability, config.exposed()), (DurabilityName::Sync, None));
+        assert_eq!(config.tls, None);
     }
 
     #[test]
     fn the_command_line_wins_over_the_file() {
         let config = with_file("data_dir = \"/x\"\nhttp = \"127.0.0.1:1\"\ndurability = \"interval\"").unwrap();
-        assert_eq!((config.http.port(), config.durability), (99, DurabilityName::Interval));
+        assert_eq!(config.durability, DurabilityName::Interval);
+        assert!(listeners(&config).contains(&"http=127.0.0.1:99".into()));
         assert_eq!(config.data_dir, PathBuf::from("/x"));
-        assert_eq!(with_file("mqtt = \"127.0.0.1:5\"").unwrap().mqtt.port(), 5);
+        let config = with_file("mqtt = \"127.0.0.1:5\"\nmqtt-ws = \"off\"").unwrap();
+        assert_eq!(listeners(&config), ["mqtt=127.0.0.1:5", "http=127.0.0.1:99"]);
         assert!(with_file("[mqtt]\nallow_anonymous = true").unwrap().allow_anonymous);
+        let config = with_file("[mqtt]\nlisten = \"127.0.0.1:6\"").unwrap();
+        assert!(listeners(&config).contains(&"mqtt=127.0.0.1:6".into()));
     }
 
     #[test]
     fn an_unknown_key_and_a_value_out_of_range_are_errors_that_name_it() {
-        assert!(
-            with_file("datadir = \"/x\"")
-                .unwrap_err()
-                .to_string()
-                .contains("datadir")
-        );
-        assert!(
-            with_file("sync_interval_ms = 0")
-                .unwrap_err()
-                .to_string()
-                .contains("1 to 60000")
-        );
-        assert!(
-            with_file("mqtt = \"nonsense\"")
-                .unwrap_err()
-                .to_string()
-                .contains("ADDR:PORT")
-        );
+        assert!(why("datadir = \"/x\"").contains("datadir"));
+        assert!(why("[tls]\ncertificate = \"x\"").contains("certificate"));
+        assert!(why("sync_interval_ms = 0").contains("1 to 60000"));
+        assert!(why("mqtt = \"nonsense\"").contains("ADDR:PORT"));
         assert!(with_file("durability = \"never\"").is_err());
+        assert!(with_file("[tls]\nclient_certificates = \"perhaps\"").is_err());
     }
 
     #[test]
     fn a_listener_on_another_address_is_exposed() {
-        let args = ServeArgs {
-            mqtt: Some("0.0.0.0:1883".into()),
-            ..ServeArgs::default()
-        };
-        assert_eq!(load(&args).unwrap().exposed().unwrap().0, "mqtt");
-        let args = ServeArgs {
-            mqtt: Some("[::1]:1883".into()),
-            ..ServeArgs::default()
-        };
-        assert_eq!(load(&args).unwrap().exposed(), None);
+        let set: [fn(&mut ServeArgs, String); 3] = [
+            |args, address| args.mqtt = Some(address),
+            |args, address| args.mqtt_ws = Some(address),
+            |args, address| args.https = Some(address),
+        ];
+        for (set, listener) in set.into_iter().zip([Listener::Mqtt, Listener::MqttWs, Listener::Https]) {
+            let mut args = ServeArgs {
+                tls_cert: Some("c".into()),
+                tls_key: Some("k".into()),
+                ..ServeArgs::default()
+            };
+            set(&mut args, "0.0.0.0:77".into());
+            assert_eq!(load(&args).unwrap().exposed().unwrap().0, listener);
+            set(&mut args, "[::1]:77".into());
+            assert_eq!(load(&args).unwrap().exposed(), None);
+        }
+    }
+
+    #[test]
+    fn a_tls_listener_without_certificate_or_key_is_an_error_that_says_what_is_missing() {
+        let text = why("mqtt_tls = \"127.0.0.1:0\"");
+        assert!(
+            text.contains("`mqtt-tls`") && text.contains("--tls-cert FILE and --tls-key FILE"),
+            "{text}"
+        );
+        let text = why("https = \"127.0.0.1:0\"\n[tls]\ncert = \"c.pem\"");
+        assert!(text.contains("`https`") && text.contains(": --tls-key FILE"), "{text}");
+        let text = why("mqtt_wss = \"127.0.0.1:0\"\n[tls]\nkey = \"k.pem\"");
+        assert!(
+            text.contains("`mqtt-wss`") && text.contains(": --tls-cert FILE"),
+            "{text}"
+        );
+        assert!(why("[tls]\nclient_ca = \"a.pem\"").contains("--tls-cert FILE and --tls-key FILE"));
+        let text = why("[tls]\ncert = \"c\"\nkey = \"k\"\nclient_certificates = \"optional\"");
+        assert!(text.contains("`client_ca`"), "{text}");
+    }
+
+    #[test]
+    fn the_files_for_tls_come_from_the_table_and_the_command_line() {
+        let table = "mqtt_tls = \"127.0.0.1:0\"\n[tls]\ncert = \"c.pem\"\nkey = \"k.pem\"\n";
+        let tls = with_file(table).unwrap().tls.unwrap();
+        assert_eq!((tls.certificate, tls.key), ("c.pem".into(), "k.pem".into()));
+        assert_eq!(
+            (tls.client_ca, tls.client_certificates),
+            (None, ClientCertificates::Required)
+        );
+        let table = format!("{table}client_ca = \"a.pem\"\nclient_certificates = \"optional\"");
+        let tls = with_file(&table).unwrap().tls.unwrap();
+        assert_eq!(tls.client_ca, Some("a.pem".into()));
+        assert_eq!(tls.client_certificates, ClientCertificates::Optional);
     }
 }

@@ -25,3 +25,6 @@ pub mod server;
 pub mod bench;
 
 pub mod clock;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;

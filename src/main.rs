@@ -1,11 +1,13 @@
 //! The program: reads its settings, runs the server, turns a failure into an exit code.
 
 use std::io::IsTerminal;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use clap::Parser;
 use evermq::config::{Command, CommandLine, Config, PasswdArgs, ServeArgs};
 use evermq::server::{self, Server};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 #[cfg(feature = "mimalloc")]
@@ -19,6 +21,8 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // A terminal that is gone must not end a broker that outlives it.
+        .log_internal_errors(false)
         .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -51,14 +55,24 @@ fn fail(text: &str) -> ExitCode {
 )]
 async fn serve(args: &ServeArgs) -> Result<(), String> {
     let config = Config::load(args, |name| std::env::var(name).ok()).map_err(|error| error.to_string())?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(|error| format!("cannot listen for SIGTERM: {error}"))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|error| format!("cannot listen for SIGTERM: {error}"))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| format!("cannot listen for SIGHUP: {error}"))?;
     let server = Server::start(&config).await.map_err(|error| error.to_string())?;
     println!("{}", server.greeting(&config));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        result = tokio::signal::ctrl_c() => result.map_err(|error| format!("cannot listen for Ctrl-C: {error}"))?,
-        error = server.failed() => return Err(error.to_string()),
+    {
+        let mut failed = pin!(server.failed());
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = hangup.recv() => server.reload().await,
+                result = tokio::signal::ctrl_c() => {
+                    result.map_err(|error| format!("cannot listen for Ctrl-C: {error}"))?;
+                    break;
+                }
+                error = &mut failed => return Err(error.to_string()),
+            }
+        }
     }
     tracing::info!("stopping");
     server.stop().await.map_err(|error| error.to_string())

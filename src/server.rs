@@ -4,26 +4,26 @@
 //! - Listeners open only when routing is complete.
 //! - After a failed sync nothing is acknowledged; health says why for a moment, then the process ends with an error.
 
+mod listeners;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-
 use crate::broker::account::{Accounts, Denied};
 use crate::broker::{Broker, BrokerSettings, rows};
 use crate::clock::Clock;
-use crate::config::{Config, DurabilityName, PasswdArgs};
-use crate::frontend::http::{Api, Health, HttpLimits, HttpServer, ServerInfo};
+use crate::config::{Config, DurabilityName, Listener, PasswdArgs};
+use crate::frontend::http::{Api, Health, HttpLimits, ServerInfo};
 use crate::frontend::mqtt::{self, Authentication, Authenticator, Credentials, Identity, NotAuthenticated};
+use crate::frontend::tls::Tls;
 use crate::store::local::{Durability, LocalStore, OpenReport, Options};
 use crate::store::{Store, StoreState};
+use listeners::{Frontends, Listeners};
 
 /// How long health tells of a failed store before the process ends.
 const FAILED_FOR: Duration = Duration::from_secs(5);
-/// How long connections have to end at a stop.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections from one address: the vendor's 25 is too low where one gateway speaks for many devices.
 const HTTP_CONNECTIONS_PER_ADDRESS_MAX: usize = 4_096;
 
@@ -47,26 +47,27 @@ fn failed(what: impl fmt::Display) -> ServerError {
 pub struct Server {
     broker: Broker,
     store: Arc<LocalStore>,
-    mqtt: Arc<mqtt::Frontend>,
-    mqtt_task: tokio::task::JoinHandle<()>,
-    stop_mqtt: tokio::sync::oneshot::Sender<()>,
-    http: HttpServer,
-    /// Where MQTT listens.
-    pub mqtt_address: SocketAddr,
-    /// Where HTTP listens.
-    pub http_address: SocketAddr,
+    listeners: Listeners,
+    tls: Option<Arc<Tls>>,
     report: OpenReport,
 }
 
 impl Server {
-    /// Opens the data directory, rebuilds the broker, then opens the listeners.
+    /// Reads the certificates, opens the data directory, rebuilds the broker, then opens the listeners.
     ///
     /// # Errors
     /// The text says what is wrong and what to do.
     pub async fn start(config: &Config) -> Result<Self, ServerError> {
         let clock = Clock::system();
+        let tls = match config.tls.clone() {
+            None => None,
+            Some(files) => {
+                let tls = blocking(move || Tls::load(files)).await.map_err(failed)?;
+                Some(Arc::new(tls))
+            }
+        };
         let (store, report) = open_store(config, &clock).await?;
-        match Self::start_on(config, clock, Arc::clone(&store), report).await {
+        match Self::start_on(config, clock, tls, Arc::clone(&store), report).await {
             Ok(server) => Ok(server),
             Err(error) => {
                 // Whatever kept the server from starting, its data directory is left in order.
@@ -81,9 +82,11 @@ impl Server {
     async fn start_on(
         config: &Config,
         clock: Clock,
+        tls: Option<Arc<Tls>>,
         store: Arc<LocalStore>,
         report: OpenReport,
     ) -> Result<Self, ServerError> {
+        let started_ms = clock.wall_ms();
         let settings = BrokerSettings {
             incarnation: report.incarnation,
             previous_clean_stop: report.previous_clean_stop,
@@ -96,24 +99,13 @@ impl Server {
         accounts.begin(config.admin_password.as_deref()).await.map_err(failed)?;
         check_exposure(config, &accounts).await?;
 
-        let mqtt_listener = bind("mqtt", config.mqtt).await?;
-        let http_listener = bind("http", config.http).await?;
-        let address = |listener: &TcpListener| listener.local_addr().map_err(failed);
-        let (mqtt_address, http_address) = (address(&mqtt_listener)?, address(&http_listener)?);
-
+        let bound = listeners::bind(&config.listeners).await?;
         let anonymous = config.exposed().is_none() || config.allow_anonymous;
         let gate = Arc::new(Gate { accounts, anonymous });
         let mqtt = mqtt::Frontend::new(broker.clone(), mqtt::Settings::default(), gate);
-        let (stop_mqtt, stopped) = tokio::sync::oneshot::channel::<()>();
-        let listening = Arc::clone(&mqtt).listen(mqtt_listener, async {
-            // A dropped sender is a stop as well.
-            stopped.await.ok();
-        });
-        let mqtt_task = tokio::spawn(listening);
-
         let api = Arc::new(Api {
             broker: broker.clone(),
-            info: server_info(&report),
+            info: server_info(config, &report, started_ms),
             defaults: Arc::default(),
             strict_params: false,
         });
@@ -122,18 +114,41 @@ impl Server {
             ..HttpLimits::default()
         };
         let health = Arc::new(StoreHealth(broker.clone()));
-        let http = HttpServer::start(http_listener, api, health, limits).map_err(failed)?;
+        let frontends = Frontends {
+            mqtt,
+            api,
+            health,
+            limits,
+            tls: tls.clone(),
+        };
+        let listeners = Listeners::start(bound, frontends)?;
         Ok(Self {
             broker,
             store,
-            mqtt,
-            mqtt_task,
-            stop_mqtt,
-            http,
-            mqtt_address,
-            http_address,
+            listeners,
+            tls,
             report,
         })
+    }
+
+    /// Where a listener listens, if it is on.
+    pub fn address(&self, listener: Listener) -> Option<SocketAddr> {
+        self.listeners.address(listener)
+    }
+
+    /// Reads the certificates again, for connections opened from now on. If they are of no use, those in use stay, and
+    /// the log says why.
+    pub async fn reload(&self) {
+        let Some(tls) = self.tls.clone() else {
+            tracing::info!("there is nothing to read again: no listener uses certificates");
+            return;
+        };
+        match blocking(move || tls.reload()).await {
+            Ok(()) => tracing::info!("the certificates were read again; new connections use them"),
+            Err(error) => {
+                tracing::error!("the certificates were not changed, and those in use stay: {error}");
+            }
+        }
     }
 
     /// What an operator reads first: where it listens, what is in force, what was recovered.
@@ -167,11 +182,9 @@ impl Server {
             )
         };
         format!(
-            "EverMQ {version} is ready\n  MQTT        {mqtt}\n  HTTP        http://{http}/api\n  data        \
-             {data}\n  durability  {durability}\n  start       {found}",
+            "EverMQ {version} is ready\n{listeners}\x20 data        {data}\n  durability  {durability}\n  start       {found}",
             version = env!("CARGO_PKG_VERSION"),
-            mqtt = self.mqtt_address,
-            http = self.http_address,
+            listeners = self.listeners,
             data = config.data_dir.display(),
         )
     }
@@ -192,12 +205,7 @@ impl Server {
     /// # Errors
     /// If what was not durable yet cannot be made so.
     pub async fn stop(self) -> Result<(), ServerError> {
-        self.stop_mqtt.send(()).ok();
-        self.mqtt.stop();
-        if tokio::time::timeout(STOP_TIMEOUT, self.mqtt_task).await.is_err() {
-            tracing::warn!("some MQTT connections did not end in time");
-        }
-        self.http.stop().await;
+        self.listeners.stop().await;
         let stopped = self.broker.stop().await;
         let store = self.store;
         blocking(move || store.close()).await.map_err(failed)?;
@@ -259,15 +267,6 @@ async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -
     }
 }
 
-async fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, ServerError> {
-    TcpListener::bind(address).await.map_err(|error| {
-        failed(format!(
-            "cannot listen on {address} for {name}: {error}; stop what uses the port, or choose another with --{name} \
-             ADDR:PORT"
-        ))
-    })
-}
-
 /// With a listener that others can reach, the default password must be gone (spec/semantics.md 10).
 async fn check_exposure(config: &Config, accounts: &Accounts) -> Result<(), ServerError> {
     let default_password = accounts.has_default_password().await;
@@ -289,7 +288,7 @@ async fn check_exposure(config: &Config, accounts: &Accounts) -> Result<(), Serv
     Ok(())
 }
 
-fn server_info(report: &OpenReport) -> ServerInfo {
+fn server_info(config: &Config, report: &OpenReport, started_ms: i64) -> ServerInfo {
     let hex = format!("{:032x}", u128::from_be_bytes(report.store));
     let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| hex.get(part).unwrap_or_default());
     let uuid = parts.join("-");
@@ -302,6 +301,11 @@ fn server_info(report: &OpenReport) -> ServerInfo {
         retention_policy: "autoPurge".into(),
         retention_unit: "week".into(),
         retention_period: 4,
+        durability: match config.durability {
+            DurabilityName::Sync => "sync".into(),
+            DurabilityName::Interval => "interval".into(),
+        },
+        started_ms,
     }
 }
 

@@ -173,7 +173,10 @@ fn the_broker_sees_no_packets_no_json_and_no_files() {
 #[test]
 fn each_library_of_an_edge_stays_at_its_edge() {
     none(&foreign(&["src"], &["src/frontend/mqtt"], |word| {
-        word.starts_with("ntex")
+        word.starts_with("ntex") || word == "tungstenite"
+    }));
+    none(&foreign(&["src"], &["src/frontend/tls"], |word| {
+        word.contains("rustls")
     }));
     // The load tool writes its report as JSON.
     none(&foreign(&["src"], &["src/frontend/http", "src/bench/"], |word| {

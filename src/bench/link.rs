@@ -25,11 +25,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects and waits for the CONNACK.
+    /// Connects and waits for the CONNACK. Answers also whether the broker had a session.
     ///
     /// # Errors
     /// No connection, or it was refused; the text is for people.
-    pub(super) fn open(broker: SocketAddr, connect: &Connect<'_>) -> Result<Self, String> {
+    pub(super) fn open(broker: SocketAddr, connect: &Connect<'_>) -> Result<(Self, bool), String> {
         let failed = |error: io::Error| format!("cannot connect to {broker}: {error}");
         let stream = TcpStream::connect_timeout(&broker, SETUP_TIMEOUT).map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
@@ -43,12 +43,21 @@ impl Link {
             written: 0,
         };
         wire::connect(&mut link.out, connect);
+        let mut is_present = false;
         link.wait_for("CONNACK", |packet| match packet {
-            Incoming::Connack(0) => Some(Ok(())),
-            Incoming::Connack(code) => Some(Err(format!("the broker refuses `{}`: code {code}", connect.client))),
+            Incoming::Connack {
+                code: 0,
+                session_present,
+            } => {
+                is_present = session_present;
+                Some(Ok(()))
+            }
+            Incoming::Connack { code, .. } => {
+                Some(Err(format!("the broker refuses `{}`: code {code}", connect.client)))
+            }
             _ => None,
         })?;
-        Ok(link)
+        Ok((link, is_present))
     }
 
     /// Subscribes and waits for the SUBACK.

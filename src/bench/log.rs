@@ -13,6 +13,9 @@ use super::process::Process;
 use crate::store::local::{LocalStore, Options};
 use crate::store::{Class, EntryKind, Feed, FeedItem, LogId, MessageLog, RetentionClass, Store};
 
+/// After so long the writer, if it was idle, has taken what was handed over.
+const TAKEN: Duration = Duration::from_micros(50);
+
 /// What the log has shown.
 #[derive(Debug, Serialize)]
 pub(super) struct LogReport {
@@ -22,6 +25,8 @@ pub(super) struct LogReport {
     pub(super) outstanding: u32,
     /// Records handed over at once.
     pub(super) run: u32,
+    /// Records of each batch, if that was given.
+    pub(super) round: Option<u32>,
     /// Records that became durable a second.
     pub(super) records_per_second: f64,
     /// Batches, each with one sync, a second.
@@ -60,18 +65,38 @@ struct Load<'a> {
 impl Load<'_> {
     /// Hands runs over until as many records are on their way as may be.
     fn fill(&mut self) -> Result<(), String> {
-        let run = u64::from(self.args.run);
-        while self.on_their_way == 0 || self.on_their_way + run <= u64::from(self.args.outstanding) {
-            let mut commit = self.store.begin(Class::A);
-            let log = self.logs.get(self.turn).copied().unwrap_or(LogId(1));
-            for _ in 0..run {
-                commit.append(log, &[&self.body], false);
+        let Some(round) = self.args.round else {
+            let (run, outstanding) = (u64::from(self.args.run), u64::from(self.args.outstanding));
+            while self.on_their_way == 0 || self.on_their_way + run <= outstanding {
+                self.hand_over(run)?;
             }
-            self.turn = (self.turn + 1) % self.logs.len().max(1);
-            self.begun.push_back((run, Instant::now()));
-            self.on_their_way += run;
-            self.store.commit(commit).map_err(|refused| refused.to_string())?;
+            return Ok(());
+        };
+        // Rounds of one size: while one is synced the next waits, and is taken alone.
+        let round = u64::from(round);
+        if self.on_their_way == 0 {
+            self.hand_over(round)?;
+            let handed_over = Instant::now();
+            while handed_over.elapsed() < TAKEN {
+                std::hint::spin_loop();
+            }
         }
+        if self.on_their_way <= round {
+            self.hand_over(round)?;
+        }
+        Ok(())
+    }
+
+    fn hand_over(&mut self, run: u64) -> Result<(), String> {
+        let mut commit = self.store.begin(Class::A);
+        let log = self.logs.get(self.turn).copied().unwrap_or(LogId(1));
+        for _ in 0..run {
+            commit.append(log, &[&self.body], false);
+        }
+        self.turn = (self.turn + 1) % self.logs.len().max(1);
+        self.begun.push_back((run, Instant::now()));
+        self.on_their_way += run;
+        self.store.commit(commit).map_err(|refused| refused.to_string())?;
         Ok(())
     }
 
@@ -152,6 +177,7 @@ fn append(dir: &Path, args: &LogArgs, runtime: &tokio::runtime::Runtime) -> Resu
         size: args.size,
         outstanding: args.outstanding,
         run: args.run,
+        round: args.round,
         records_per_second: records as f64 / seconds,
         rounds_per_second: rounds as f64 / seconds,
         records_per_round: records as f64 / rounds.max(1) as f64,

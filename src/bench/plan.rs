@@ -6,8 +6,49 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use super::args::{LoadArgs, MqttVersion};
+use super::args::{LoadArgs, MqttArgs, MqttVersion, OfflineArgs, Target};
 use crate::frontend::mqtt::frame::Version;
+
+/// The port of MQTT.
+pub(super) const MQTT_PORT: u16 = 1883;
+
+/// Where the broker is.
+///
+/// # Errors
+/// The host has no address.
+pub(super) fn address(target: &Target, port: u16) -> Result<SocketAddr, String> {
+    let host = target.host.as_str();
+    let mut found = (host, target.port.unwrap_or(port))
+        .to_socket_addrs()
+        .map_err(|error| format!("`{host}`: {error}"))?;
+    found.next().ok_or_else(|| format!("`{host}` has no address"))
+}
+
+/// The version as packets know it.
+pub(super) const fn version(args: MqttArgs) -> Version {
+    match args.mqtt {
+        MqttVersion::V311 => Version::V311,
+        MqttVersion::V5 => Version::V5,
+    }
+}
+
+/// A time span.
+///
+/// # Errors
+/// It is negative, or beyond all times.
+pub(super) fn seconds(value: f64) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(value).map_err(|_| format!("{value} seconds are no time this can wait"))
+}
+
+/// Tells runs apart.
+///
+/// # Errors
+/// The system has no random numbers.
+pub(super) fn random() -> Result<u32, String> {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).map_err(|error| format!("no random numbers: {error}"))?;
+    Ok(u32::from_le_bytes(bytes))
+}
 
 /// Who gets what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,27 +123,15 @@ impl Plan {
         if publishers == 0 || topics == 0 {
             return Err("there must be a publisher and a topic".into());
         }
-        let mut found = (args.host.as_str(), args.port)
-            .to_socket_addrs()
-            .map_err(|error| format!("`{}`: {error}", args.host))?;
-        let broker = found.next().ok_or_else(|| format!("`{}` has no address", args.host))?;
-        let seconds = |value: f64| {
-            Duration::try_from_secs_f64(value).map_err(|_| format!("{value} seconds are no time this can wait"))
-        };
         let interval = match args.rate {
             None => None,
             Some(rate) if rate > 0.0 => Some(seconds(publishers as f64 / rate)?),
             Some(rate) => return Err(format!("{rate} messages a second are no rate")),
         };
-        let mut run = [0; 4];
-        getrandom::fill(&mut run).map_err(|error| format!("no random numbers: {error}"))?;
         Ok(Self {
             name,
-            broker,
-            version: match args.mqtt {
-                MqttVersion::V311 => Version::V311,
-                MqttVersion::V5 => Version::V5,
-            },
+            broker: address(&args.target, MQTT_PORT)?,
+            version: version(args.mqtt),
             qos: args.qos,
             publishers,
             subscribers,
@@ -120,11 +149,41 @@ impl Plan {
             measured: seconds(args.seconds)?,
             warmup: seconds(args.warmup)?,
             persistent: args.persistent,
-            prefix: args.prefix.clone(),
-            username: args.username.clone(),
-            password: args.password.clone(),
+            prefix: args.target.prefix.clone(),
+            username: args.target.username.clone(),
+            password: args.target.password.clone(),
             threads: usize::from(args.threads),
-            run: u32::from_le_bytes(run),
+            run: random()?,
+        })
+    }
+
+    /// The plan of `bench offline`.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub(super) fn offline(args: &OfflineArgs) -> Result<Self, String> {
+        let each = args.count.div_ceil(args.publishers.max(1) as u64);
+        let load = LoadArgs {
+            target: args.target.clone(),
+            mqtt: args.mqtt,
+            qos: args.qos,
+            publishers: Some(args.publishers),
+            subscribers: Some(args.subscribers),
+            topics: args.topics,
+            size: args.size,
+            window: args.window,
+            ahead: 0,
+            rate: None,
+            count: Some(each),
+            seconds: 0.0,
+            warmup: 0.0,
+            persistent: true,
+            threads: args.threads,
+        };
+        let reach = if args.all { Reach::All } else { Reach::Own };
+        Ok(Self {
+            reach,
+            ..Self::new("offline", &load)?
         })
     }
 

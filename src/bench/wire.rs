@@ -5,8 +5,8 @@ use crate::frontend::mqtt::frame::{Cut, Kind, PACKET_BYTES_MAX, Reader, Version,
 /// What a broker sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Incoming<'a> {
-    /// The session is open, or refused with a code.
-    Connack(u8),
+    /// The session is open, or refused with a code other than 0.
+    Connack { code: u8, session_present: bool },
     /// A message; the packet id is 0 with `QoS` 0.
     Publish { qos: u8, packet_id: u16, payload: &'a [u8] },
     /// `true`: refused.
@@ -65,8 +65,9 @@ pub(super) fn next(bytes: &[u8], version: Version) -> Result<Next<'_>, String> {
             Kind::Pubrel => Incoming::Pubrel(reader.u16()?),
             Kind::Pubcomp => Incoming::Pubcomp(reader.u16()?),
             Kind::Connack => {
-                reader.byte()?;
-                Incoming::Connack(reader.byte()?)
+                let session_present = reader.byte()? & 1 == 1;
+                let code = reader.byte()?;
+                Incoming::Connack { code, session_present }
             }
             Kind::Suback => {
                 reader.u16()?;

@@ -4,68 +4,22 @@
 //! - Each connection is read once and written once a round, whatever number of packets that is.
 //! - One look at the clock a round and connection, none a message.
 
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
-use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::histogram::Histogram;
 use super::link::Link;
 use super::plan::Plan;
+use super::poller::{Interest, Poller};
+use super::publisher::{Fill, Publisher};
+use super::shared::{Counters, Shared};
 use super::stamp::{Ledger, STAMP_BYTES, Stamp};
 use super::wire::{self, Incoming};
 
-/// A publisher fills at most so much at once, then others have their turn.
-const FILL_BYTES: usize = 64 << 10;
 /// How long a round waits at most, so that the end is noticed.
 const ROUND_MAX: Duration = Duration::from_millis(50);
 /// And when another thread's progress is waited for.
 const ROUND_AHEAD: Duration = Duration::from_micros(200);
-
-/// What everybody counts; each worker writes its own.
-#[derive(Default)]
-#[repr(align(128))]
-pub(super) struct Counters {
-    /// Messages written into a connection's buffer.
-    pub(super) published: AtomicU64,
-    /// Of them, completed: PUBACK, PUBCOMP; with `QoS` 0 as `published`.
-    pub(super) acked: AtomicU64,
-    /// Of them, refused.
-    pub(super) refused: AtomicU64,
-    /// Deliveries that must follow from what was published.
-    pub(super) expected: AtomicU64,
-    /// Deliveries, each once.
-    pub(super) delivered: AtomicU64,
-    /// Deliveries again.
-    pub(super) duplicates: AtomicU64,
-    /// Deliveries out of order.
-    pub(super) disordered: AtomicU64,
-}
-
-/// What all threads of a run share.
-pub(super) struct Shared {
-    /// The tool's beginning of time.
-    pub(super) born: Instant,
-    /// Nothing more is published.
-    pub(super) stopping: AtomicBool,
-    /// Everything ends.
-    pub(super) ended: AtomicBool,
-    /// Latencies count for messages due from here on, nanoseconds since `born`.
-    pub(super) measure_from: AtomicU64,
-    /// By worker.
-    pub(super) counters: Vec<Counters>,
-    /// Deliveries by publisher.
-    pub(super) delivered_of: Vec<AtomicU64>,
-}
-
-impl Shared {
-    /// Nanoseconds since the beginning.
-    pub(super) fn now(&self) -> u64 {
-        self.born.elapsed().as_nanos() as u64
-    }
-}
 
 /// What a worker brings home.
 #[derive(Default)]
@@ -76,152 +30,12 @@ pub(super) struct Outcome {
     pub(super) end_to_end: Histogram,
     /// Why it ended early.
     pub(super) failed: Option<String>,
+    /// When the first message came, nanoseconds since the beginning.
+    pub(super) first_at: Option<u64>,
+    /// When the last one came.
+    pub(super) last_at: u64,
     /// Connections, for an orderly goodbye.
     pub(super) links: Vec<Link>,
-}
-
-/// A publisher.
-pub(super) struct Publisher {
-    number: usize,
-    heads: Vec<(Vec<u8>, u64)>,
-    numbers: Vec<u32>,
-    turn: usize,
-    first_key: u32,
-    /// When the message of a packet id was due; 0: the id is free.
-    due_of: Vec<u64>,
-    next_id: usize,
-    outstanding: u32,
-    published: u64,
-    expected: u64,
-    next_due: u64,
-    interval: Option<u64>,
-}
-
-impl Publisher {
-    /// Publisher `number` of a plan.
-    pub(super) fn new(plan: &Plan, number: usize) -> Self {
-        let heads: Vec<_> = plan
-            .topics_of(number)
-            .map(|topic| {
-                let head = wire::publish_head(plan.version, plan.qos, &plan.topic(topic), plan.size);
-                (head, plan.fan_out(topic))
-            })
-            .collect();
-        let ids = (plan.window as usize * 2).next_power_of_two().min(65_535);
-        Self {
-            number,
-            numbers: vec![0; heads.len()],
-            heads,
-            turn: 0,
-            first_key: (number * plan.keys_each()) as u32,
-            due_of: vec![0; ids],
-            next_id: 0,
-            outstanding: 0,
-            published: 0,
-            expected: 0,
-            next_due: 0,
-            interval: plan.interval.map(|interval| interval.as_nanos() as u64),
-        }
-    }
-
-    /// Writes what may go out now into the buffer. Answers when more may follow by the clock alone.
-    fn fill(&mut self, plan: &Plan, shared: &Shared, filling: &[u8], out: &mut Vec<u8>, now: u64) -> Fill {
-        let stop = shared.stopping.load(Ordering::Relaxed);
-        let delivered = shared
-            .delivered_of
-            .get(self.number)
-            .map_or(0, |delivered| delivered.load(Ordering::Relaxed));
-        if self.next_due == 0 {
-            // Not all at once: each publisher begins at its own part of the interval.
-            let part = self.interval.unwrap_or(0) * self.number as u64 / plan.publishers as u64;
-            self.next_due = now + part;
-        }
-        loop {
-            if stop || plan.count.is_some_and(|count| self.published >= count) {
-                return Fill::Done;
-            }
-            if self.interval.is_some() && self.next_due > now {
-                return Fill::At(self.next_due);
-            }
-            if plan.qos > 0 && self.outstanding >= plan.window {
-                return Fill::Waits;
-            }
-            let Some((head, fan_out)) = self.heads.get(self.turn) else {
-                return Fill::Done;
-            };
-            if plan.ahead > 0 && self.expected.saturating_sub(delivered) >= plan.ahead * (*fan_out).max(1) {
-                return Fill::Ahead;
-            }
-            if out.len() >= FILL_BYTES {
-                return Fill::More;
-            }
-            let due = if self.interval.is_some() { self.next_due } else { now };
-            let mut packet_id = 0;
-            if plan.qos > 0 {
-                let Some(slot) = self.due_of.get_mut(self.next_id) else {
-                    return Fill::Done;
-                };
-                if *slot != 0 {
-                    return Fill::Waits;
-                }
-                *slot = due;
-                packet_id = self.next_id as u16 + 1;
-                self.next_id = if self.next_id + 1 == self.due_of.len() {
-                    0
-                } else {
-                    self.next_id + 1
-                };
-                self.outstanding += 1;
-            }
-            let Some(number) = self.numbers.get_mut(self.turn) else {
-                return Fill::Done;
-            };
-            *number += 1;
-            out.extend_from_slice(head);
-            wire::publish_middle(out, plan.version, plan.qos, packet_id);
-            let stamp = Stamp {
-                run: plan.run,
-                publisher: self.number as u32,
-                key: self.first_key + self.turn as u32,
-                number: *number,
-                due,
-            };
-            stamp.put(out);
-            out.extend_from_slice(filling);
-            self.published += 1;
-            self.expected += fan_out;
-            self.turn = if self.turn + 1 == self.heads.len() {
-                0
-            } else {
-                self.turn + 1
-            };
-            self.next_due += self.interval.unwrap_or(0);
-        }
-    }
-
-    /// Frees a packet id; answers when its message was due.
-    fn complete(&mut self, packet_id: u16) -> Option<u64> {
-        let slot = self.due_of.get_mut(usize::from(packet_id).wrapping_sub(1))?;
-        let due = std::mem::take(slot);
-        (due != 0).then(|| {
-            self.outstanding -= 1;
-            due
-        })
-    }
-}
-
-/// Why a publisher has stopped filling.
-enum Fill {
-    /// For good.
-    Done,
-    /// For an acknowledgement.
-    Waits,
-    /// For its subscribers.
-    Ahead,
-    /// Until then.
-    At(u64),
-    /// For others to have their turn.
-    More,
 }
 
 /// What a connection does.
@@ -257,7 +71,7 @@ pub(super) struct Worker<'a> {
     shared: &'a Shared,
     counters: &'a Counters,
     peers: Vec<Peer>,
-    epoll: OwnedFd,
+    poller: Poller,
     outcome: Outcome,
     tally: Tally,
     scratch: Vec<u8>,
@@ -306,18 +120,16 @@ impl<'a> Worker<'a> {
         counters: &'a Counters,
         peers: Vec<Peer>,
     ) -> Result<Self, String> {
-        let failed = |error: rustix::io::Errno| format!("cannot watch connections: {error}");
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        let poller = Poller::new()?;
         for (number, peer) in peers.iter().enumerate() {
-            let data = epoll::EventData::new_u64(number as u64);
-            epoll::add(&epoll, &peer.link.stream, data, epoll::EventFlags::IN).map_err(failed)?;
+            poller.add(number, &peer.link.stream, Interest::Read)?;
         }
         Ok(Self {
             plan,
             shared,
             counters,
             peers,
-            epoll,
+            poller,
             outcome: Outcome::default(),
             tally: Tally::default(),
             scratch: Vec::new(),
@@ -335,14 +147,18 @@ impl<'a> Worker<'a> {
     }
 
     fn rounds(&mut self) -> Result<(), String> {
-        let mut events: Vec<epoll::Event> = Vec::with_capacity(1_024);
+        // What came together with the last answer of the setup is in no socket any more.
+        for number in 0..self.peers.len() {
+            self.serve(number, self.shared.measure_from.load(Ordering::Relaxed))?;
+        }
         while !self.shared.ended.load(Ordering::Relaxed) {
             let wait = self.publish()?;
-            self.wait(wait, &mut events)?;
+            self.poller.wait(wait)?;
             let measure_from = self.shared.measure_from.load(Ordering::Relaxed);
-            for event in &events {
-                let data = event.data;
-                self.serve(data.u64() as usize, measure_from)?;
+            for at in 0..self.poller.ready_count() {
+                if let Some(number) = self.poller.ready(at) {
+                    self.serve(number, measure_from)?;
+                }
             }
             self.count();
         }
@@ -368,7 +184,7 @@ impl<'a> Worker<'a> {
                     Fill::More => Duration::ZERO,
                 };
                 if peer.link.is_blocked() {
-                    watch(&self.epoll, number, &peer.link, &mut peer.watched, true)?;
+                    watch(&self.poller, number, &peer.link, &mut peer.watched, true)?;
                 } else {
                     wait = wait.min(more);
                 }
@@ -384,27 +200,6 @@ impl<'a> Worker<'a> {
         Ok(wait)
     }
 
-    /// Waits for connections; to the microsecond, which `epoll_wait` alone cannot.
-    fn wait(&self, wait: Duration, events: &mut Vec<epoll::Event>) -> Result<(), String> {
-        let failed = |error: rustix::io::Errno| format!("cannot wait for connections: {error}");
-        if !wait.is_zero() {
-            let time = Timespec {
-                tv_sec: wait.as_secs() as i64,
-                tv_nsec: i64::from(wait.subsec_nanos()),
-            };
-            match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&time)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        events.clear();
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match epoll::wait(&self.epoll, spare_capacity(events), Some(&now)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(failed(error)),
-        }
-    }
-
     /// Reads a connection once, and writes what follows from it.
     fn serve(&mut self, number: usize, measure_from: u64) -> Result<(), String> {
         let Some(peer) = self.peers.get_mut(number) else {
@@ -416,7 +211,7 @@ impl<'a> Worker<'a> {
             outcome,
             tally,
             scratch,
-            epoll,
+            poller,
             ..
         } = self;
         let mut now = 0;
@@ -456,7 +251,7 @@ impl<'a> Worker<'a> {
                 }
             }
             Role::Subscriber(ledger) => {
-                let (duplicates, disordered) = (ledger.duplicates, ledger.disordered);
+                let (unique, duplicates, disordered) = (ledger.unique, ledger.duplicates, ledger.disordered);
                 peer.link.read(scratch, |packet, out| {
                     match packet {
                         Incoming::Publish {
@@ -488,6 +283,10 @@ impl<'a> Worker<'a> {
                     }
                     Ok(())
                 })?;
+                if ledger.unique > unique {
+                    outcome.last_at = clock();
+                    outcome.first_at.get_or_insert(outcome.last_at);
+                }
                 tally.duplicates += ledger.duplicates - duplicates;
                 tally.disordered += ledger.disordered - disordered;
                 peer.link.write()?;
@@ -497,7 +296,7 @@ impl<'a> Worker<'a> {
             let blocked = peer.link.is_blocked();
             // A publisher writes with its next fill; only one that is blocked already is watched here.
             if peer.watched || matches!(peer.role, Role::Subscriber(_)) {
-                watch(epoll, number, &peer.link, &mut peer.watched, blocked)?;
+                watch(poller, number, &peer.link, &mut peer.watched, blocked)?;
             }
         }
         Ok(())
@@ -519,13 +318,8 @@ impl<'a> Worker<'a> {
     }
 }
 
-fn watch(epoll: &OwnedFd, number: usize, link: &Link, watched: &mut bool, blocked: bool) -> Result<(), String> {
-    let flags = if blocked {
-        epoll::EventFlags::IN | epoll::EventFlags::OUT
-    } else {
-        epoll::EventFlags::IN
-    };
+fn watch(poller: &Poller, number: usize, link: &Link, watched: &mut bool, blocked: bool) -> Result<(), String> {
+    let interest = if blocked { Interest::ReadWrite } else { Interest::Read };
     *watched = blocked;
-    let data = epoll::EventData::new_u64(number as u64);
-    epoll::modify(epoll, &link.stream, data, flags).map_err(|error| format!("cannot watch a connection: {error}"))
+    poller.change(number, &link.stream, interest)
 }

@@ -17,8 +17,6 @@ use super::error::{ConnectRefused, PublishRefused, StoreFailed};
 use super::inflight::Acked;
 use super::message::{Publish, Qos};
 use super::publish::Publisher;
-use super::rows;
-use super::rows::StoredRow;
 use super::rows::record::Origin;
 use super::session::{
     Closing, Link, NEVER_EXPIRES, Protocol, Session, SessionKind, SessionSettings, SessionState, SessionStatus, Signal,
@@ -277,11 +275,7 @@ impl Shared {
         state.will.clone_from(&connect.will);
         Self::put_will(session, state, &mut commit);
         if state.is_stored() {
-            commit.put(
-                rows::SESSION,
-                &rows::key(session.id.0),
-                &state.row(&session.name, session.kind).to_row(),
-            );
+            Self::put_session(session, state, &mut commit);
             if !was_stored && !made {
                 self.store_everything(session, state, &mut commit);
             }

@@ -94,11 +94,7 @@ impl Shared {
             self.deadlines.at(ends.at, session.id);
         }
         if state.is_stored() {
-            commit.put(
-                rows::SESSION,
-                &rows::key(session.id.0),
-                &state.row(&session.name, session.kind).to_row(),
-            );
+            Self::put_session(session, state, commit);
             persist(self, session, state, commit);
         }
     }
@@ -130,11 +126,7 @@ impl Shared {
         if session.kind == SessionKind::Mqtt && marked {
             self.reset(session, state, commit);
             state.settings.temporary = false;
-            commit.put(
-                rows::SESSION,
-                &rows::key(session.id.0),
-                &state.row(&session.name, session.kind).to_row(),
-            );
+            Self::put_session(session, state, commit);
             return;
         }
         self.delete_rows(session, state, commit);
@@ -143,8 +135,12 @@ impl Shared {
         self.sessions.remove(session);
     }
 
-    /// Deletes everything that is stored of a session; what it has in memory stays.
+    /// Deletes everything that is stored of a session; what it has in memory stays. A session that never was stored
+    /// has nothing to delete, and its end nothing to write.
     pub(super) fn delete_rows(&self, session: &Session, state: &mut SessionState, commit: &mut Commit) {
+        if !std::mem::take(&mut state.has_rows) {
+            return;
+        }
         let id = session.id.0;
         for once in self.store.held(id) {
             commit.release(once);
@@ -428,13 +424,7 @@ impl Shared {
             self.end_session(&session, state, &mut commit);
         } else if state.will_due.is_some_and(|due| due.at <= now) {
             self.publish_will(&session, state, &mut commit);
-            if state.is_stored() {
-                commit.put(
-                    rows::SESSION,
-                    &rows::key(id.0),
-                    &state.row(&session.name, session.kind).to_row(),
-                );
-            }
+            Self::put_session(&session, state, &mut commit);
         }
         if state.lease_until <= now {
             self.return_leased(state);

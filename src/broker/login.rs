@@ -262,6 +262,16 @@ impl Logins {
         }
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.table.lock().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Who is told that a login has ended, however it did; called without a lock held, at most once per login.
     pub fn on_end(&self, hook: impl Fn(LoginId) + Send + Sync + 'static) {
         *self.on_end.write() = Some(Box::new(hook));

@@ -36,9 +36,12 @@ mod acknowledge_token;
 mod deadlines;
 mod dispatcher;
 mod fold;
+mod gauges;
 mod inflight;
 mod lifetime;
 mod mq_session;
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
 mod publish;
 mod retrieval;
 mod shared_retrieval;
@@ -55,6 +58,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
+pub use gauges::Gauges;
 pub use mq_session::{Caller, CreateSession, SessionChange, SessionView, SubscribeAction, SubscriptionView};
 pub use retrieval::{Fetch, Fetched, FetchedMessage, History, HistoryPage, StartFrom};
 
@@ -224,7 +228,7 @@ impl Broker {
         &self.0.clock
     }
 
-    /// Sessions, topics, retained messages: for the start-up line and metrics.
+    /// Sessions, topics, retained messages: for the start-up line.
     pub fn counts(&self) -> (usize, usize, usize) {
         (
             self.0.sessions.len(),

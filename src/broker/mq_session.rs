@@ -530,8 +530,10 @@ impl Caller {
 }
 
 impl Shared {
+    /// Queues the row of a session, if it is one that is stored.
     pub(super) fn put_session(session: &Session, state: &mut SessionState, commit: &mut Commit) {
         if state.is_stored() {
+            state.has_rows = true;
             commit.put(
                 rows::SESSION,
                 &rows::key(session.id.0),

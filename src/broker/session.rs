@@ -384,6 +384,8 @@ pub(super) struct SessionState {
     pub(super) under_way_until: Mark,
     pub(super) unsaved: usize,
     pub(super) last_saved: Duration,
+    /// The store may have rows of it.
+    pub(super) has_rows: bool,
     /// A take-over must not answer before what the old connection wrote is durable.
     pub(super) last_write: Ticket,
     pub(super) protocol: Protocol,
@@ -463,6 +465,7 @@ impl Session {
                 under_way_until: Mark::START,
                 unsaved: 0,
                 last_saved: Duration::ZERO,
+                has_rows: false,
                 last_write: Ticket::default(),
                 protocol: Protocol::V5,
                 address: String::new(),
@@ -537,6 +540,7 @@ impl SessionState {
     }
 
     pub(super) fn restore(&mut self, row: SessionRow) {
+        self.has_rows = true;
         self.owner = row.owner;
         self.generation = row.generation;
         self.epoch = row.epoch;

@@ -487,6 +487,11 @@ pub struct GroupTable {
 }
 
 impl GroupTable {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.groups.read().len()
+    }
+
     /// The group of a filter.
     pub(super) fn get(&self, filter: &TopicFilter) -> Option<Arc<ShareGroup>> {
         self.groups.read().get(filter).cloned()

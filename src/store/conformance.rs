@@ -65,6 +65,7 @@ macro_rules! conformance {
             who_asked_is_woken_before_and_after_the_ticket_has_settled
             an_empty_commit_settles_at_once
             sync_settles_behind_everything_handed_over_before
+            what_was_written_is_counted
             the_newest_row_wins
             a_scan_is_half_open_ordered_and_limited
             a_held_once_key_keeps_a_second_record_out

@@ -4,12 +4,17 @@
 //! - Items come in the order in which they were queued; there is one reader.
 //! - A batch is *finished* when the reader asks for the item behind it. Tickets settle then, so an answer is never
 //!   ahead of what the reader knows.
+//! - A thread that is no worker of the runtime rings a bell that the runtime polls like a socket. Waking the task
+//!   itself from there would make the runtime wake a second worker for each batch, which finds nothing to do.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
 use super::types::{Batch, Mark};
@@ -36,6 +41,10 @@ pub(in crate::store) type Finished = Box<dyn Fn(&Batch) + Send + Sync>;
 pub(in crate::store) struct FeedQueue {
     items: Mutex<VecDeque<FeedItem>>,
     queued: Notify,
+    /// The reader sleeps, or is about to look a last time.
+    asleep: AtomicBool,
+    /// What wakes it from other threads, once it has slept; never if there was no descriptor left.
+    bell: OnceLock<OwnedFd>,
     taken: AtomicBool,
     finished_mark: AtomicU64,
     finished: Finished,
@@ -46,6 +55,8 @@ impl FeedQueue {
         Arc::new(Self {
             items: Mutex::default(),
             queued: Notify::new(),
+            asleep: AtomicBool::new(false),
+            bell: OnceLock::new(),
             taken: AtomicBool::new(false),
             finished_mark: AtomicU64::new(0),
             finished,
@@ -60,6 +71,21 @@ impl FeedQueue {
     /// Wakes the reader, exactly one task.
     pub(in crate::store) fn wake(&self) {
         self.queued.notify_one();
+    }
+
+    /// [`FeedQueue::wake`] for threads that are no workers of the runtime.
+    pub(in crate::store) fn ring(&self) {
+        // What was queued before is seen: the queue's lock lies between the reader's flag and its last look.
+        if !self.asleep.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let rung = self
+            .bell
+            .get()
+            .is_some_and(|bell| rustix::io::write(bell, &[0]).is_ok());
+        if !rung {
+            self.queued.notify_one();
+        }
     }
 
     /// Queues an item and wakes the reader, exactly one task.
@@ -79,6 +105,7 @@ impl FeedQueue {
         Feed {
             queue: Arc::clone(self),
             current: None,
+            bell: None,
         }
     }
 }
@@ -87,17 +114,42 @@ impl FeedQueue {
 pub struct Feed {
     queue: Arc<FeedQueue>,
     current: Option<Arc<Batch>>,
+    bell: Option<pipe::Receiver>,
 }
 
 impl Feed {
-    /// The next item; finishes the batch handed out before. Safe to cancel: an item is never lost.
+    /// The next item; finishes the batch handed out before. Safe to cancel: an item is never lost. To be awaited in a
+    /// runtime whose I/O is enabled.
     pub async fn next(&mut self) -> FeedItem {
         loop {
             if let Some(item) = self.try_next() {
                 return item;
             }
-            // A push in between leaves its permit, so this returns at once.
-            self.queue.queued.notified().await;
+            self.queue.asleep.store(true, Ordering::Release);
+            if let Some(item) = self.try_next() {
+                return item;
+            }
+            self.woken().await;
+        }
+    }
+
+    async fn woken(&mut self) {
+        if self.bell.is_none() {
+            self.bell = hang_bell(&self.queue.bell);
+        }
+        // A push in between leaves its permit or its byte, so this returns at once then.
+        let notified = self.queue.queued.notified();
+        match &mut self.bell {
+            None => notified.await,
+            Some(bell) => {
+                // Few bytes into much room: the runtime knows then that nothing is left.
+                let mut rings = [0; 64];
+                tokio::select! {
+                    () = notified => {}
+                    // It cannot fail while the queue has the other end; whatever happens, the queue is looked at.
+                    _ = bell.read(&mut rings) => {}
+                }
+            }
         }
     }
 
@@ -118,4 +170,11 @@ impl Feed {
         }
         Some(item)
     }
+}
+
+/// Makes the bell; without descriptors the reader is woken as a task.
+fn hang_bell(place: &OnceLock<OwnedFd>) -> Option<pipe::Receiver> {
+    let (sender, receiver) = pipe::pipe().ok()?;
+    place.set(sender.into_nonblocking_fd().ok()?).ok()?;
+    Some(receiver)
 }

@@ -29,7 +29,7 @@ use super::feed::FeedQueue;
 use super::{
     At, Batch, Bounds, Class, Commit, Entry, EntryKind, Epoch, Error, Feed, FeedItem, Fetch, KeyedRow, Lease, Limit,
     LogCreated, LogId, Mark, MessageLog, MetaStore, Offset, OnceKey, Pin, Progress, ReadBuf, Refused, Result,
-    RetentionClass, Row, SequenceId, Store, StoreState, Table, Ticket, Touched, WaiterId,
+    RetentionClass, Row, SequenceId, Store, StoreState, Table, Ticket, Touched, WaiterId, Written,
 };
 use crate::clock::Clock;
 
@@ -161,6 +161,10 @@ impl MemoryStore {
             return;
         };
         let write = batch.write;
+        state.written.batches += 1;
+        state.written.syncs += 1;
+        state.written.records += batch.entries.len() as u64;
+        state.written.bytes += batch.bytes.len() as u64;
         self.queue.push(FeedItem::Batch(batch));
         if !state.feed_taken {
             self.settlement.raise(write);
@@ -498,6 +502,10 @@ impl Store for MemoryStore {
             None if state.full => StoreState::Full,
             None => StoreState::Ready,
         }
+    }
+
+    fn written(&self) -> Written {
+        self.state.lock().written
     }
 
     fn close(&self) -> Result<()> {

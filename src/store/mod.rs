@@ -41,7 +41,7 @@ pub use feed::{Feed, FeedItem};
 pub use types::{
     At, Batch, Bounds, Class, Commit, CommitEntry, Entry, EntryKind, Epoch, KeyedRow, Lease, Limit, LogCreated, LogId,
     Mark, Offset, OnceKey, Progress, ROW_KEY_BYTES_MAX, ReadBuf, ReadRecord, RetentionClass, Row, SequenceId,
-    StoreState, Table, Ticket, Touched, WaiterId, parse_row,
+    StoreState, Table, Ticket, Touched, WaiterId, Written, parse_row,
 };
 
 /// An answer that is ready at once when it lies in memory, and is awaited when it does not.
@@ -191,6 +191,9 @@ pub trait Store: MessageLog + MetaStore {
 
     /// Whether it takes commits.
     fn state(&self) -> StoreState;
+
+    /// What it has written since it was opened; a commit is counted when its ticket settles at the latest.
+    fn written(&self) -> Written;
 
     /// Makes everything durable, takes nothing more and gives the data directory back. Idempotent.
     ///

@@ -442,6 +442,11 @@ impl Batch {
         parse_row(self.body(entry)).unwrap_or_default()
     }
 
+    /// Bytes of memory that it holds.
+    pub(in crate::store) fn memory(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
+    }
+
     /// Bytes held by the batch.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
@@ -566,6 +571,19 @@ pub struct Row {
 
 /// A row with its key.
 pub type KeyedRow = (Vec<u8>, Row);
+
+/// What a store has written since it was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Written {
+    /// Batches: rounds of the writer.
+    pub batches: u64,
+    /// Records in them, rows included.
+    pub records: u64,
+    /// Bytes of the batches, with all framing.
+    pub bytes: u64,
+    /// Syncs that succeeded.
+    pub syncs: u64,
+}
 
 /// Whether the store takes commits.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -12,7 +12,7 @@ use ntex_bytes::{BytePages, BytesMut};
 use ntex_codec::{Decoder, Encoder};
 pub use ntex_mqtt::v3::codec as c3;
 pub use ntex_mqtt::v5::codec as c5;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -79,9 +79,14 @@ impl Received {
     }
 }
 
-/// A client on a TCP connection.
+/// What a client talks over.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// A client, on a TCP connection unless a test brings another stream.
 pub struct RawClient {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     level: Level,
     unread: Vec<u8>,
     /// Messages that came while the end of an exchange was waited for.
@@ -96,8 +101,13 @@ impl RawClient {
             .expect("connect in time")
             .expect("connect");
         stream.set_nodelay(true).expect("no delay");
+        Self::over(stream, level)
+    }
+
+    /// A client on a stream that is open, that has sent nothing.
+    pub fn over(stream: impl Stream + 'static, level: Level) -> Self {
         Self {
-            stream,
+            stream: Box::new(stream),
             level,
             unread: Vec::new(),
             passed_over: VecDeque::new(),
@@ -106,16 +116,21 @@ impl RawClient {
 
     /// Opens a connection, sends a plain CONNECT and expects it to be accepted. Returns whether there was a session.
     pub async fn hello(address: SocketAddr, level: Level, client_id: &str, clean: bool) -> (Self, bool) {
-        let mut client = Self::open(address, level).await;
+        Self::open(address, level).await.greet(client_id, clean).await
+    }
+
+    /// Sends a plain CONNECT and expects it to be accepted. Returns whether there was a session.
+    pub async fn greet(mut self, client_id: &str, clean: bool) -> (Self, bool) {
+        let level = self.level;
         // A session that is not clean outlives its connection in every version.
         let expiry = if clean { 0 } else { u32::MAX };
-        client.send(&connect(level, client_id, clean, expiry)).await;
-        match client.next().await {
+        self.send(&connect(level, client_id, clean, expiry)).await;
+        match self.next().await {
             Received::Connack {
                 session_present,
                 code: 0,
                 ..
-            } => (client, session_present),
+            } => (self, session_present),
             other => panic!("expected an accepting CONNACK, got {other:?}"),
         }
     }
@@ -168,12 +183,7 @@ impl RawClient {
     pub async fn try_open(address: SocketAddr, level: Level) -> Option<Self> {
         let stream = timeout(PATIENCE, TcpStream::connect(address)).await.ok()?.ok()?;
         stream.set_nodelay(true).ok()?;
-        Some(Self {
-            stream,
-            level,
-            unread: Vec::new(),
-            passed_over: VecDeque::new(),
-        })
+        Some(Self::over(stream, level))
     }
 
     /// Sends bytes to a server that may be gone; whether they could be handed over.

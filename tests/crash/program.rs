@@ -42,7 +42,7 @@ impl Site {
         Command::new(env!("CARGO_BIN_EXE_evermq"))
             .arg("--data-dir")
             .arg(self.data())
-            .args(["--mqtt", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args(["--mqtt", "127.0.0.1:0", "--mqtt-ws", "off", "--http", "127.0.0.1:0"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -39,7 +39,7 @@ eventually() {
 # Starts the broker on free ports over $DATA and sets PORT and HTTP_PORT from its greeting.
 start_broker() {
     : >"$SCRATCH/greeting"
-    "$EVERMQ" --data-dir "$DATA" --mqtt 127.0.0.1:0 --http 127.0.0.1:0 \
+    "$EVERMQ" --data-dir "$DATA" --mqtt 127.0.0.1:0 --mqtt-ws off --http 127.0.0.1:0 \
         >"$SCRATCH/greeting" 2>>"$SCRATCH/broker.log" </dev/null &
     BROKER_PID=$!
     if ! eventually 30 broker_answers; then

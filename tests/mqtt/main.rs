@@ -20,4 +20,5 @@ mod session;
 mod shared;
 mod strings;
 mod subscribe;
+mod topics;
 mod will;

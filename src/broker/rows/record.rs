@@ -192,8 +192,8 @@ impl<'a> Record<'a> {
     /// Seconds left at `now`, rounded up, if the message expires at all.
     pub fn expiry_left(&self, time: i64, now: i64) -> Option<u32> {
         let seconds = self.expiry?;
-        let left = time + i64::from(seconds) * 1_000 - now;
-        Some(((left.max(0) + 999) / 1_000).min(i64::from(seconds)) as u32)
+        let left = time.saturating_add(i64::from(seconds) * 1_000).saturating_sub(now);
+        Some((left.max(0).saturating_add(999) / 1_000).min(i64::from(seconds)) as u32)
     }
 }
 

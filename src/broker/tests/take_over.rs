@@ -111,3 +111,22 @@ async fn a_session_that_becomes_temporary_keeps_what_is_in_flight_and_one_that_b
     let mut client = world.connect("s").await;
     assert_eq!(client.texts(2).await, ["x", "y"]);
 }
+
+#[tokio::test]
+async fn a_session_that_ends_with_its_connection_and_was_never_stored_writes_nothing() {
+    let world = World::new().await;
+    let before = world.store.mark();
+    let clean = Connect {
+        clean_start: true,
+        session_expiry_seconds: 0,
+        ..connect("s")
+    };
+    for _ in 0..2 {
+        let (mut client, present) = world.connect_with(clean.clone()).await;
+        assert!(!present);
+        client.subscribe("t", QOS1).await;
+        client.disconnect();
+    }
+    assert!(world.broker.0.sessions.get("s").is_none());
+    assert_eq!(world.store.mark(), before);
+}

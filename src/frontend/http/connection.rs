@@ -15,11 +15,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::{Api, Health, HttpLimits, Peer, routes};
+use crate::frontend::tls::{Application, Tls};
 
 /// How long a connection that is told to end may take for it.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -34,24 +36,37 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Serves a bound listener from now on.
+    /// Serves a bound listener from now on, in TLS if there are certificates.
     ///
     /// # Errors
     /// If the listener has no address.
     pub fn start(
         listener: TcpListener,
+        tls: Option<Arc<Tls>>,
         api: Arc<Api>,
         health: Arc<dyn Health>,
         limits: HttpLimits,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let service = TowerToHyperService::new(warp::service(routes(api, health, limits)));
-        let serve = move |stream, peer, guard, stopped| {
-            let service = service.clone();
-            async move { serve(stream, peer, service, limits, stopped, guard).await }
+        let permits = Arc::new(Semaphore::new(limits.connections_max));
+        let connections = {
+            let permits = Arc::clone(&permits);
+            Arc::new(move || limits.connections_max.saturating_sub(permits.available_permits()))
         };
-        let task = tokio::spawn(accept(listener, limits, stopped, serve));
+        let service = TowerToHyperService::new(warp::service(routes(api, health, connections, limits)));
+        let serve = move |stream, peer, place, stopped| {
+            let (service, tls) = (service.clone(), tls.clone());
+            async move {
+                let Some(tls) = tls else {
+                    return serve(stream, peer, service, limits, stopped, place).await;
+                };
+                if let Some(stream) = secure(&tls, stream, peer, limits, stopped.clone()).await {
+                    serve(stream, peer, service, limits, stopped, place).await;
+                }
+            }
+        };
+        let task = tokio::spawn(accept(listener, limits, permits, stopped, serve));
         Ok(Self { address, stop, task })
     }
 
@@ -115,12 +130,12 @@ impl Drop for Place {
 async fn accept<F>(
     listener: TcpListener,
     limits: HttpLimits,
+    permits: Arc<Semaphore>,
     mut stopped: watch::Receiver<bool>,
     serve: impl Fn(TcpStream, SocketAddr, Place, watch::Receiver<bool>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(limits.connections_max));
     let counts = Arc::default();
     let mut connections = JoinSet::new();
     loop {
@@ -191,14 +206,36 @@ impl Drop for UnderWay {
     }
 }
 
-async fn serve<S, B>(
+/// The stream inside TLS, if the handshake succeeds in the time that a request may take to arrive.
+async fn secure(
+    tls: &Tls,
     stream: TcpStream,
+    peer: SocketAddr,
+    limits: HttpLimits,
+    mut stopped: watch::Receiver<bool>,
+) -> Option<impl AsyncRead + AsyncWrite + Unpin + Send + 'static> {
+    // On the heap, because it is large and soon gone.
+    let handshake = Box::pin(tls.accept(Application::Http, stream));
+    tokio::select! {
+        ended = tokio::time::timeout(limits.request_timeout, handshake) => match ended {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => tracing::info!(%peer, "a connection is not opened: {error}"),
+            Err(_) => tracing::info!(%peer, "a connection is not opened: the handshake did not end in time"),
+        },
+        _ = stopped.wait_for(|stop| *stop) => {}
+    }
+    None
+}
+
+async fn serve<I, S, B>(
+    stream: I,
     peer: SocketAddr,
     service: S,
     limits: HttpLimits,
     mut stopped: watch::Receiver<bool>,
     _place: Place,
 ) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = hyper::Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

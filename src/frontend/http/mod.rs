@@ -1,4 +1,4 @@
-//! The HTTP frontend: one action endpoint and the health checks, on our own accept loop.
+//! The HTTP frontend: one action endpoint, the health checks and the metrics, on our own accept loop.
 //!
 //! warp is the router; accepting, limiting, timing out and stopping connections is done here, for all kinds of listeners
 //! in one place. Requests become answers in `envelope.rs`.
@@ -28,6 +28,9 @@ pub mod reply;
 pub mod time;
 
 mod connection;
+mod metrics;
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +49,7 @@ use warp::{Buf, Filter, Stream};
 use crate::broker::Broker;
 use crate::broker::login::LoginSettings;
 pub use connection::HttpServer;
+use metrics::{ConnectionCount, Metrics};
 
 /// What describes this server to its clients.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +68,10 @@ pub struct ServerInfo {
     pub retention_unit: String,
     /// Number of units.
     pub retention_period: u32,
+    /// `sync` or `interval`: what an acknowledgement means.
+    pub durability: String,
+    /// When the process started, ms since 1970 UTC.
+    pub started_ms: i64,
 }
 
 /// What actions reach.
@@ -129,9 +137,11 @@ type Answer = Response<Vec<u8>>;
 fn routes(
     api: Arc<Api>,
     health: Arc<dyn Health>,
+    connections: ConnectionCount,
     limits: HttpLimits,
 ) -> impl Filter<Extract = (Answer,), Error = Infallible> + Clone + Send + Sync + 'static {
     let slots = Arc::new(Semaphore::new(limits.requests_max));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&api), connections));
     let action = warp::path!("api")
         .and(warp::post())
         .and(warp::ext::get::<Peer>())
@@ -158,6 +168,8 @@ fn routes(
     let ready = warp::path!("health" / "ready")
         .and(get_or_head())
         .map(move || report(health.ready()));
+    let metrics = warp::path!("metrics").and(get_or_head()).map(move || scrape(&metrics));
+    let other_method_metrics = warp::path!("metrics").map(|| refuse(StatusCode::METHOD_NOT_ALLOWED, Some("GET, HEAD")));
     let other_method_api = warp::path!("api").map(|| refuse(StatusCode::METHOD_NOT_ALLOWED, Some("POST")));
     let other_method_health =
         warp::path!("health" / ..)
@@ -171,6 +183,10 @@ fn routes(
         .or(live)
         .unify()
         .or(ready)
+        .unify()
+        .or(metrics)
+        .unify()
+        .or(other_method_metrics)
         .unify()
         .or(other_method_api)
         .unify()
@@ -247,6 +263,21 @@ fn report(state: Result<(), String>) -> Answer {
     }
 }
 
+fn scrape(metrics: &Metrics) -> Answer {
+    match metrics.render() {
+        Ok(text) => {
+            let mut answer = Response::new(text.into_bytes());
+            let kind = HeaderValue::from_static(metrics::CONTENT_TYPE);
+            answer.headers_mut().insert(CONTENT_TYPE, kind);
+            answer
+        }
+        Err(error) => {
+            tracing::error!(%error, "the metrics cannot be rendered");
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, None)
+        }
+    }
+}
+
 fn refuse(status: StatusCode, allow: Option<&'static str>) -> Answer {
     let message = match status {
         StatusCode::NOT_FOUND => "There is nothing at this address. Actions are sent to /api.",
@@ -254,6 +285,7 @@ fn refuse(status: StatusCode, allow: Option<&'static str>) -> Answer {
         StatusCode::PAYLOAD_TOO_LARGE => "The request body is too large.",
         StatusCode::REQUEST_TIMEOUT => "The request did not arrive in time.",
         StatusCode::SERVICE_UNAVAILABLE => "The server is stopping.",
+        StatusCode::INTERNAL_SERVER_ERROR => "The answer could not be made.",
         _ => "The request could not be read.",
     };
     let mut answer = json(status, envelope::failed(message));

@@ -1,6 +1,7 @@
 //! Real requests over a real listener.
 
 mod messages;
+mod metrics;
 mod retrieval;
 mod sessions;
 
@@ -76,6 +77,8 @@ impl Bench {
             broker,
             info: ServerInfo {
                 version: "EverMQ test".into(),
+                durability: "sync".into(),
+                started_ms: 1_772_445_361_204,
                 ..ServerInfo::default()
             },
             defaults: Arc::new(LoginSettings::default()),
@@ -83,7 +86,7 @@ impl Bench {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let health = Arc::new(StoreHealth(store.clone()));
-        let server = HttpServer::start(listener, api, health, limits).unwrap();
+        let server = HttpServer::start(listener, None, api, health, limits).unwrap();
         Self {
             server,
             store,

@@ -404,7 +404,54 @@ fn legal() -> Vec<(&'static str, Option<Version>, Vec<u8>)> {
         l("DISCONNECT with nothing", V5, 0xE0, &[]),
         l("AUTH", V5, 0xF0, b"\x18\x04\x15\0\x01m"),
         l("PINGREQ", V3, 0xC0, &[]),
+        l("PINGREQ", V5, 0xC0, &[]),
+        l(
+            "5.0 with everything",
+            None,
+            0x10,
+            b"\0\x04MQTT\x05\xF6\0\x0A\x23\x11\0\0\0\x01\x21\0\x01\x27\0\0\x01\0\x22\0\x01\x19\x01\x17\0\x26\0\x01k\0\x01v\
+              \x15\0\x01m\x16\0\x01d\0\x01a\x14\x18\0\0\0\x01\x01\x01\x02\0\0\0\x05\x03\0\x01c\x08\0\x01r\0\x01t\0\x01m\0\x01u\
+              \0\x01p",
+        ),
+        l(
+            "PUBLISH with everything",
+            V5,
+            0x3D,
+            b"\0\x01a\0\x01\x1D\x01\x01\x02\0\0\0\x05\x23\0\x01\x08\0\x01r\x09\0\x01d\x26\0\x01k\0\x01v\x03\0\x01cx",
+        ),
+        l("PUBLISH at QoS 1", V3, 0x32, b"\0\x01a\0\x01x"),
+        l("PUBLISH at QoS 2 again", V3, 0x3C, b"\0\x01a\xFF\xFFx"),
+        l("PUBACK", V3, 0x40, &[0, 1]),
+        l("PUBREC", V3, 0x50, &[0, 1]),
+        l("PUBREL", V3, 0x62, &[0, 1]),
+        l("PUBCOMP", V3, 0x70, &[0, 1]),
+        l("PUBREC with a reason string", V5, 0x50, b"\0\x01\x97\x04\x1F\0\x01r"),
+        l("PUBREL with a reason", V5, 0x62, &[0, 1, 0x92]),
+        l("PUBCOMP with user properties", V5, 0x70, b"\0\x01\0\x07\x26\0\x01k\0\x01v"),
+        l("SUBSCRIBE to two", V3, 0x82, b"\0\x01\0\x01a\x01\0\x01b\x02"),
+        l(
+            "SUBSCRIBE with an identifier and user properties",
+            V5,
+            0x82,
+            b"\0\x01\x0C\x0B\xFF\xFF\xFF\x7F\x26\0\x01k\0\x01v\0\x01#\x02",
+        ),
+        l("UNSUBSCRIBE", V5, 0xA2, b"\0\x01\0\0\x01a"),
+        l("DISCONNECT", V3, 0xE0, &[]),
+        l(
+            "DISCONNECT with everything",
+            V5,
+            0xE0,
+            b"\0\x10\x11\0\0\0\x01\x1F\0\x01r\x26\0\x01k\0\x01v",
+        ),
     ]
+}
+
+/// Every packet of this file by its name.
+pub(crate) fn packets() -> impl Iterator<Item = (&'static str, Option<Version>, Vec<u8>)> {
+    let malformed = malformed().into_iter();
+    malformed
+        .map(|(name, version, bytes, _)| (name, version, bytes))
+        .chain(legal())
 }
 
 #[test]
@@ -522,7 +569,7 @@ proptest! {
     /// What the rules let pass, the codec understands: if not, a rule is missing.
     #[test]
     fn a_legal_packet_with_a_changed_byte_never_reaches_the_codec_in_vain(
-        case in 0..23_usize,
+        case in 0..legal().len(),
         at in any::<prop::sample::Index>(),
         value in any::<u8>(),
     ) {

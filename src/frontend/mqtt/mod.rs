@@ -1,4 +1,7 @@
-//! MQTT 3.1, 3.1.1 and 5.0: listeners and what they share; the packets on the wire are in the files beside.
+//! MQTT 3.1, 3.1.1 and 5.0: what all connections share; the packets on the wire are in the files beside.
+//!
+//! [`listener`] accepts connections over TCP, TLS and WebSocket and makes each a stream of bytes; for WebSocket with
+//! [`upgrade`] and [`websocket`]. Nothing behind it knows the difference.
 //!
 //! Bytes become packets in three steps: [`frame`] cuts exactly one frame, [`rules`] or [`fast`] hold it against the
 //! specification, and only what passed is decoded: PUBLISH, the acknowledgements and PINGREQ in place by [`fast`],
@@ -18,6 +21,7 @@ pub mod disconnect;
 pub mod fast;
 pub mod frame;
 pub mod input;
+pub mod listener;
 pub mod output;
 pub mod packet;
 pub mod property;
@@ -25,11 +29,16 @@ pub mod publish;
 pub mod reason;
 pub mod rules;
 pub mod subscribe;
+pub mod upgrade;
 pub mod v3;
 pub mod v5;
+pub mod websocket;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
 
 #[cfg(test)]
-mod corpus;
+pub(crate) mod corpus;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
@@ -46,8 +55,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::broker::Broker;
 use crate::broker::session::Closing;
@@ -160,45 +168,6 @@ impl Frontend {
         self.settings.connection_count_max.min(Semaphore::MAX_PERMITS) - self.connections.available_permits()
     }
 
-    /// Serves the clients of one TCP listener until `shutdown` is ready, then ends their connections.
-    pub async fn listen(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let mut tasks = JoinSet::new();
-        let mut shutdown = std::pin::pin!(shutdown);
-        loop {
-            tokio::select! {
-                () = &mut shutdown => break,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => {
-                        // Nagle's delay would hold back replies that go out alone.
-                        if let Err(error) = stream.set_nodelay(true) {
-                            tracing::debug!(%peer, %error, "a connection ended before it was served");
-                            continue;
-                        }
-                        tasks.spawn(Arc::clone(&self).serve(stream, peer));
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection cannot be accepted");
-                        // Out of file descriptors: the error comes again at once until somebody leaves.
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                    }
-                },
-                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
-                    if let Err(error) = ended {
-                        tracing::error!(%error, "the task of a connection failed");
-                    }
-                }
-            }
-        }
-        drop(listener);
-        self.stop();
-        let ended = tokio::time::timeout(self.settings.stop_timeout, async {
-            while tasks.join_next().await.is_some() {}
-        });
-        if ended.await.is_err() {
-            tracing::warn!(count = tasks.len(), "connections did not end in time and are cut off");
-        }
-    }
-
     /// Ends all connections, in whatever state they are: v5 clients are told so.
     pub fn stop(&self) {
         // In this order: a connection that opens now sees one or the other.
@@ -211,11 +180,18 @@ impl Frontend {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Ok(_permit) = Arc::clone(&self.connections).try_acquire_owned() else {
+        if let Some(_permit) = self.admit(peer) {
+            connection::serve(&self, stream, peer).await;
+        }
+    }
+
+    /// A place among the connections, if there is one.
+    fn admit(&self, peer: SocketAddr) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.connections).try_acquire_owned().ok();
+        if permit.is_none() {
             tracing::warn!(%peer, "a connection is refused: there are as many as may be");
-            return;
-        };
-        connection::serve(&self, stream, peer).await;
+        }
+        permit
     }
 
     pub(in crate::frontend::mqtt) fn is_stopping(&self) -> bool {

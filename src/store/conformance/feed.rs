@@ -134,3 +134,26 @@ pub async fn sync_settles_behind_everything_handed_over_before(harness: &mut dyn
     assert_eq!(reader.store.outcome(&ticket), Some(Ok(())));
     assert_eq!(texts(&bodies(&*reader.store, log).await), ["lazy"]);
 }
+
+/// Rows are records too; what is settled is counted.
+pub async fn what_was_written_is_counted(harness: &mut dyn Harness) {
+    let mut reader = Reader::of(harness).await;
+    let log = reader.create("t").await;
+    let before = reader.store.written();
+    let mut commit = reader.store.begin(Class::C);
+    commit.append(log, &[b"one"], false);
+    commit.append(log, &[b"two"], false);
+    commit.put(TABLE, b"key", b"row");
+    reader.commit(commit).await;
+    let after = reader.store.written();
+    assert_eq!(after.records - before.records, 3);
+    assert!(after.bytes >= before.bytes + 12, "{before:?} {after:?}");
+    assert!(
+        after.batches > before.batches && after.syncs > before.syncs,
+        "{before:?} {after:?}"
+    );
+    drop(reader);
+    harness.restart(true);
+    let again = harness.store().written();
+    assert!(again.records < after.records, "it counts from the start on: {again:?}");
+}

@@ -72,6 +72,10 @@ pub trait DiskFile: Send + Sync {
     /// `fsync`.
     fn sync_all(&self) -> io::Result<()>;
 
+    /// Reserves the space of the first `bytes` bytes: the file is at least so long, reads as zeros where nothing was
+    /// written, and finds space for what is written there. [`io::ErrorKind::Unsupported`] where that cannot be had.
+    fn reserve(&self, bytes: u64) -> io::Result<()>;
+
     /// Cuts or extends the file.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
 
@@ -234,6 +238,15 @@ impl DiskFile for RealFile {
 
     fn sync_all(&self) -> io::Result<()> {
         self.0.sync_all()
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        use rustix::io::Errno;
+        let reserved = rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, bytes);
+        reserved.map_err(|errno| match errno {
+            Errno::OPNOTSUPP | Errno::NOSYS => io::ErrorKind::Unsupported.into(),
+            errno => errno.into(),
+        })
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {

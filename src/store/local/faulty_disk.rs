@@ -30,6 +30,8 @@ pub enum Op {
     Write(PathBuf, u64, usize),
     /// A file was synced.
     Sync(PathBuf),
+    /// Space was reserved for the first bytes of a file.
+    Reserve(PathBuf, u64),
     /// A file was cut or extended.
     SetLen(PathBuf, u64),
     /// A file was renamed; includes the sync of the directory.
@@ -150,7 +152,7 @@ impl State {
             return Err(stopped());
         }
         let is_sync = matches!(op, Op::Sync(_) | Op::SyncDir(_));
-        let grows = matches!(op, Op::Create(_) | Op::Write(..));
+        let grows = matches!(op, Op::Create(_) | Op::Write(..) | Op::Reserve(..));
         let fault = match self.fail_at {
             Some((at, fault)) if at == self.count => Some(fault),
             _ if is_sync => self.fail_sync,
@@ -547,6 +549,18 @@ impl DiskFile for FaultyFile {
 
     fn sync_all(&self) -> io::Result<()> {
         self.sync()
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        self.change(
+            |name| Op::Reserve(name.to_path_buf(), bytes),
+            |inode| {
+                if inode.cache.len() < bytes as usize {
+                    inode.cache.resize(bytes as usize, 0);
+                    inode.length_dirty = true;
+                }
+            },
+        )
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {

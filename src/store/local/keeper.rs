@@ -326,9 +326,7 @@ impl Keeper {
             }
             _ => {}
         }
-        let given = log
-            .preparer
-            .give_back(log.disk.as_ref(), &log.dir, segment, self.segment_bytes);
+        let given = log.preparer.give_back(&log.site(self.segment_bytes), segment);
         given.map_err(|error| log.dir.io("give back", &log.dir.segment(segment), &error))
     }
 

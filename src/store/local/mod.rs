@@ -18,6 +18,9 @@ pub(crate) mod log;
 pub(crate) mod rows;
 pub mod snapshot;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
+
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
@@ -52,7 +55,7 @@ use self::listing::{Listing, changes_of};
 use self::log::Log;
 use self::log::append::{Append, Cursor, Stop};
 use self::log::frame::SEGMENT_HEADER_BYTES;
-use self::log::prepare::Preparer;
+use self::log::prepare::{Preparer, Site};
 use self::log::recent::{RECENT_BYTES_MAX, Recent};
 pub use self::log::recovery::Cut;
 use self::log::recovery::{Recovered, Start, recover};
@@ -68,7 +71,7 @@ use crate::clock::Clock;
 use crate::store::feed::{Feed, FeedItem, FeedQueue};
 use crate::store::types::{
     At, Bounds, Class, Commit, EntryKind, Epoch, KeyedRow, Lease, Limit, LogCreated, LogId, Mark, Offset, OnceKey,
-    Progress, ReadBuf, RetentionClass, Row, SequenceId, StoreState, Table, Ticket, Touched, WaiterId,
+    Progress, ReadBuf, RetentionClass, Row, SequenceId, StoreState, Table, Ticket, Touched, WaiterId, Written,
 };
 use crate::store::{Error, Fetch, MessageLog, MetaStore, Pin, Refused, Result, Store};
 
@@ -293,7 +296,7 @@ impl LocalStore {
             let settlement = Arc::clone(&settlement);
             move |batch| settlement.finished(batch.write)
         }));
-        let mut changes = Vec::new();
+        let (mut changes, mut left) = (Vec::new(), Vec::new());
         for accepted in recovered.accepted {
             if accepted.segment != state.active.number {
                 state.switch(accepted.segment, accepted.batch.write);
@@ -309,7 +312,8 @@ impl LocalStore {
             }
             let batch = Arc::new(accepted.batch);
             append.last_fed = batch.end;
-            recent.push(Arc::clone(&batch));
+            recent.push(Arc::clone(&batch), &mut left);
+            left.clear();
             feed.queue(FeedItem::Batch(batch));
         }
         state.switch(active.header.number, recovered.next_number);
@@ -336,6 +340,7 @@ impl LocalStore {
             sync_begun: AtomicU64::new(0),
             born: Instant::now(),
             synced: AtomicU64::new(durable),
+            counters: log::counters::Counters::default(),
             blocks: BlockCache::new(SIDECAR_CACHE_BYTES),
             sidecars: log::cold::OpenSidecars::default(),
             pins: Arc::default(),
@@ -399,8 +404,11 @@ impl LocalStore {
                     tracing::warn!(%error, "maintenance of the store failed, and is tried again");
                 }
             };
-            log.preparer
-                .run(log.disk.as_ref(), &log.dir, log.store, segment_bytes, keep);
+            let site = Site {
+                give_way: &|| log.give_way(),
+                ..log.site(segment_bytes)
+            };
+            log.preparer.run(&site, keep);
         });
         threads.push(maintenance.map_err(failed)?);
         let writer = std::thread::Builder::new()
@@ -441,10 +449,7 @@ impl LocalStore {
                 Step::Blocked if blocked > 8 => return true,
                 Step::Blocked => {
                     blocked += 1;
-                    while log
-                        .preparer
-                        .work(log.disk.as_ref(), &log.dir, log.store, self.segment_bytes)
-                    {}
+                    while log.preparer.work(&log.site(self.segment_bytes)) {}
                 }
                 Step::Idle(_) | Step::Ended => return false,
             }
@@ -555,7 +560,9 @@ fn identify(disk: &dyn Disk, dir: &DataDir, options: &Options) -> Result<(Manife
             let drawn = getrandom::fill(&mut store);
             drawn.map_err(|error| Error::Io(format!("no random number to be had: {error}")))?;
             let path = dir.segment(1);
-            make_segment(disk, dir, 1, options.segment_bytes, store).map_err(|error| dir.io("make", &path, &error))?;
+            // Nobody waits for a first start, and zeros serve whoever comes first.
+            make_segment(disk, dir, 1, options.segment_bytes, store, &mut || true)
+                .map_err(|error| dir.io("make", &path, &error))?;
             store
         }
         [1] => interrupted_first_start(disk, dir)?.ok_or_else(|| without_manifest(dir))?,
@@ -826,6 +833,10 @@ impl Store for LocalStore {
 
     fn state(&self) -> StoreState {
         self.log.store_state()
+    }
+
+    fn written(&self) -> Written {
+        self.log.counters.read()
     }
 
     fn close(&self) -> Result<()> {

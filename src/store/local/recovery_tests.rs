@@ -252,9 +252,7 @@ fn r10_a_prepared_segment_that_was_not_used_is_reused() {
     let log = machine.create("a");
     machine.publish(log, b"one");
     let shared = &machine.store.log;
-    shared
-        .preparer
-        .work(shared.disk.as_ref(), &shared.dir, shared.store, 8192);
+    shared.preparer.work(&shared.site(8192));
     drop(machine);
     disk.kill();
     let prepared = SegmentHeader::decode(&disk.content(&segment(ACTIVE + 1))).unwrap();

@@ -225,7 +225,7 @@ fn nothing_is_acknowledged_before_the_sync_that_follows_its_write() {
             };
             if stepped == super::log::writer::Step::Blocked {
                 let log = &machine.store.log;
-                log.preparer.work(log.disk.as_ref(), &log.dir, log.store, 8192);
+                log.preparer.work(&log.site(8192));
             }
             machine.drain();
             if before.is_none() && machine.store.outcome(&ticket).is_some() {
@@ -430,6 +430,49 @@ fn an_early_record_passes_at_once_unless_its_log_has_an_elder_that_waits() {
             (b"two".to_vec(), false)
         ]
     );
+}
+
+#[test]
+fn an_early_record_that_may_not_pass_is_synced_at_once() {
+    let disk = FaultyDisk::new();
+    let mut machine = Machine::start(&disk);
+    let log = machine.create("a");
+    machine.store.pump(false);
+    machine.drain();
+    machine.append_lazy(log, b"elder");
+    machine.store.pump(false);
+    assert!(machine.drain().is_empty(), "nobody waits for it");
+    let mut commit = machine.store.begin(Class::A);
+    commit.lazy();
+    commit.append(log, &[b"two"], true);
+    let ticket = machine.store.commit(commit).unwrap();
+    machine.store.pump(false);
+    machine.drain();
+    assert_eq!(machine.store.outcome(&ticket), Some(Ok(())));
+}
+
+#[test]
+fn many_records_that_nobody_waits_for_are_synced_before_their_time() {
+    let disk = FaultyDisk::new();
+    let options = Options {
+        segment_bytes: 32 << 20,
+        ..options(&disk)
+    };
+    let mut machine = Machine::start_with(&disk, options).unwrap();
+    let log = machine.create("a");
+    machine.store.pump(false);
+    machine.drain();
+    let body = vec![0; 1 << 20];
+    let first = machine.append_lazy(log, &body);
+    machine.store.pump(false);
+    machine.drain();
+    assert_eq!(machine.store.outcome(&first), None);
+    for _ in 0..8 {
+        machine.append_lazy(log, &body);
+        machine.store.pump(false);
+    }
+    machine.drain();
+    assert_eq!(machine.store.outcome(&first), Some(Ok(())));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::model::{Model, Rows};
 use crate::store::{
-    Batch, Commit, CommitEntry, Entry, EntryKind, Epoch, LogCreated, LogId, Mark, Offset, OnceKey, SequenceId,
+    Batch, Commit, CommitEntry, Entry, EntryKind, Epoch, LogCreated, LogId, Mark, Offset, OnceKey, SequenceId, Written,
 };
 
 #[derive(Default)]
@@ -27,6 +27,7 @@ pub(super) struct State {
     pub(super) next_log: u64,
     pub(super) next_mark: u64,
     pub(super) durable_write: u64,
+    pub(super) written: Written,
     /// Rows as of the snapshot.
     pub(super) snapshot: Rows,
     pub(super) snapshot_derived: Rows,

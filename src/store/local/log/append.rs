@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::super::snapshot::Loaded;
+use super::buffers::{Buffers, Pool};
 use super::frame::{
     BATCH_HEADER_BYTES, Kind, RECORD_PREFIX_BYTES, RecordPrefix, SEAL_BYTES_MAX, SEGMENT_HEADER_BYTES, align8, lsn,
 };
@@ -115,6 +116,8 @@ pub(crate) struct Append {
     pub(crate) stopping: Option<Stop>,
     /// Whether a commit that is waited for asks for a sync.
     pub(crate) sync_commits: bool,
+    /// Memory of earlier batches.
+    pub(crate) pool: Pool,
 }
 
 /// How the writer shall end.
@@ -167,6 +170,7 @@ impl Append {
             full: false,
             stopping: None,
             sync_commits: true,
+            pool: Pool::default(),
         }
     }
 
@@ -309,12 +313,14 @@ impl Append {
         self.highest_time = self.highest_time.max(now_ms);
         building.time = self.highest_time;
         let before = building.bytes.len();
-        let (ticket, early) = self.lay_out(commit, &mut building, now_ms);
+        let (ticket, early, held_back) = self.lay_out(commit, &mut building, now_ms);
         self.pending_bytes += building.bytes.len() - before;
         let number = building.number;
-        let first_urgent = commit.urgent && !building.urgent;
-        building.urgent |= commit.urgent;
-        if commit.urgent && self.sync_commits {
+        // Whoever would have got a record early waits for it now, and so does what follows it.
+        let urgent = commit.urgent || held_back;
+        let first_urgent = urgent && !building.urgent;
+        building.urgent |= urgent;
+        if urgent && self.sync_commits {
             self.sync_through = number;
         }
         self.last_write = number;
@@ -432,7 +438,7 @@ impl Append {
     fn begin_here(&mut self, capacity: usize, now: Instant) -> Building {
         let number = self.next_number;
         self.next_number += 1;
-        let mut bytes = Vec::with_capacity(capacity.max(4096));
+        let Buffers { mut bytes, entries } = self.pool.take(capacity);
         bytes.resize(BATCH_HEADER_BYTES as usize, 0);
         self.pending_bytes += bytes.len();
         Building {
@@ -440,7 +446,7 @@ impl Append {
             segment: self.cursor.segment,
             start: self.cursor.offset as u32,
             bytes,
-            entries: Vec::new(),
+            entries,
             time: self.highest_time,
             begun: now,
             urgent: false,
@@ -488,12 +494,15 @@ impl Append {
         if keep { None } else { self.take_building() }
     }
 
-    fn lay_out(&mut self, commit: &Commit, building: &mut Building, time: i64) -> (Ticket, Option<Batch>) {
+    /// Appends the records of a commit to the batch. The answer has the run of those that pass early, and says whether
+    /// others that might have passed did not.
+    fn lay_out(&mut self, commit: &Commit, building: &mut Building, time: i64) -> (Ticket, Option<Batch>, bool) {
         let mut ticket = Ticket {
             write: building.number,
             offsets: Vec::new(),
         };
         let mut early_run: Option<Batch> = None;
+        let mut held_back = false;
         let mut last_position = 0;
         let mut skip_guard = false;
         for (at, queued) in commit.entries.iter().enumerate() {
@@ -527,6 +536,7 @@ impl Append {
                     early = queued.early && log.waiting <= self.handed_on;
                     if !early {
                         log.waiting = building.number;
+                        held_back |= queued.early;
                     }
                     if commit.offsets_wanted {
                         ticket.offsets.push(Offset(position));
@@ -586,7 +596,7 @@ impl Append {
                 run.write = building.number;
             }
         }
-        (ticket, early_run)
+        (ticket, early_run, held_back)
     }
 }
 

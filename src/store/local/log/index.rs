@@ -67,6 +67,15 @@ impl SegmentIndex {
         }
     }
 
+    /// For the segment after another one; segments in a row are alike.
+    pub(crate) fn after(previous: &Self, number: u32) -> Self {
+        Self {
+            elements: Vec::with_capacity(previous.elements.len() + previous.elements.len() / 16),
+            touched: Vec::with_capacity(previous.touched.len()),
+            ..Self::new(number)
+        }
+    }
+
     /// Notes a batch: where it lies and the highest time so far.
     pub(crate) fn batch(&mut self, offset: u32, end: u32, time: i64) {
         match self.times.last_mut() {

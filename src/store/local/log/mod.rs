@@ -7,7 +7,9 @@
 //!   reader of the feed finds in the store what the feed told it, and nothing passes early before its log's elders.
 
 pub(crate) mod append;
+pub(crate) mod buffers;
 pub(crate) mod cold;
+pub(crate) mod counters;
 pub(crate) mod frame;
 pub(crate) mod heal;
 pub(crate) mod index;
@@ -31,7 +33,8 @@ use rustc_hash::FxHashSet;
 
 use self::append::{Append, Stop};
 use self::cold::OpenSidecars;
-use self::prepare::Preparer;
+use self::counters::Counters;
+use self::prepare::{Preparer, Site};
 use self::reader::OpenSegments;
 use self::recent::Recent;
 use self::settle::Settlement;
@@ -112,6 +115,7 @@ pub(crate) struct Log {
     pub(crate) born: Instant,
     /// The highest batch that a sync has covered.
     pub(crate) synced: AtomicU64,
+    pub(crate) counters: Counters,
     /// Blocks of sidecars.
     pub(crate) blocks: Arc<BlockCache>,
     pub(crate) sidecars: OpenSidecars,
@@ -172,6 +176,17 @@ impl Log {
         self.feed.queue(FeedItem::Batch(Arc::new(batch)));
         drop(append);
         self.feed.wake();
+    }
+
+    /// Where segments are made.
+    pub(crate) fn site(&self, segment_bytes: u64) -> Site<'_> {
+        Site {
+            disk: self.disk.as_ref(),
+            dir: &self.dir,
+            store: self.store,
+            segment_bytes,
+            give_way: &|| (),
+        }
     }
 
     /// Lets commits go first: maintenance calls it between its slices, and pauses while one is late; not for ever, for a

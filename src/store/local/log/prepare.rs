@@ -1,13 +1,18 @@
 //! The next segment, ready before it is needed. The maintenance thread makes it; the writer takes it and never makes
 //! one itself.
 //!
+//! It is written with zeros as far as the log leaves time for it. When the log goes so fast that zeros would only take
+//! the disk from it, or the writer stands before the end of its segment, the rest is left reserved (`segment.rs` says
+//! what that costs and gains).
+//!
 //! **Invariants**
-//! - A segment handed to the writer has header, zeros and name durable.
+//! - A segment handed to the writer has header, length, space and name durable, and reads as zeros behind its header, or
+//!   as what an earlier use left under another salt.
 //! - An error other than "no space" is final; "no space" is tried again.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -19,6 +24,20 @@ use super::segment::{Segment, make_segment, make_spare, recycle, use_spare};
 pub(crate) const SPARES_MAX: usize = 4;
 /// How long to wait before a full disk is tried again.
 pub(crate) const FULL_RETRY: Duration = Duration::from_millis(200);
+/// Bytes a second of the log from which on zeros take more from it than they give.
+const HURRY_BYTES_PER_SECOND: u64 = 48_000_000;
+/// Over what time that is taken.
+const PACE_WINDOW: Duration = Duration::from_millis(50);
+
+/// Where segments are made.
+pub(crate) struct Site<'a> {
+    pub(crate) disk: &'a dyn Disk,
+    pub(crate) dir: &'a DataDir,
+    pub(crate) store: [u8; 16],
+    pub(crate) segment_bytes: u64,
+    /// Lets commits go first that are late.
+    pub(crate) give_way: &'a dyn Fn(),
+}
 
 #[derive(Default)]
 struct Desk {
@@ -37,6 +56,10 @@ pub(crate) struct Preparer {
     desk: Mutex<Desk>,
     changed: Condvar,
     stopped: AtomicBool,
+    /// The writer stands before the end of its segment.
+    awaited: AtomicBool,
+    /// Bytes of log written in this run.
+    written: AtomicU64,
 }
 
 /// Why there is no next segment.
@@ -48,6 +71,13 @@ pub(crate) enum NotReady {
     Later,
     /// It cannot be made, ever.
     Failed(String),
+}
+
+/// How fast the log goes while a segment is made.
+struct Pace {
+    since: Instant,
+    written: u64,
+    slice: Instant,
 }
 
 impl Preparer {
@@ -62,7 +92,14 @@ impl Preparer {
             }),
             changed: Condvar::new(),
             stopped: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
+            written: AtomicU64::new(0),
         }
+    }
+
+    /// The writer has written so many bytes of log.
+    pub(crate) fn wrote(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Says which segment comes next; maintenance begins to make it.
@@ -81,10 +118,12 @@ impl Preparer {
         if desk.ready.as_ref().is_some_and(fits)
             && let Some(segment) = desk.ready.take()
         {
+            self.awaited.store(false, Ordering::Relaxed);
             // The log moves: from now on the one behind the next is worth having, too.
             desk.spares_wanted = 1;
             return Ok(segment);
         }
+        self.awaited.store(true, Ordering::Relaxed);
         if desk.wanted != Some((number, size)) {
             desk.wanted = Some((number, size));
             self.changed.notify_all();
@@ -114,7 +153,7 @@ impl Preparer {
     }
 
     /// Does what is wanted; returns whether there was anything to do.
-    pub(crate) fn work(&self, disk: &dyn Disk, dir: &DataDir, store: [u8; 16], segment_bytes: u64) -> bool {
+    pub(crate) fn work(&self, site: &Site<'_>) -> bool {
         let (wanted, old, spares, spares_wanted) = {
             let mut desk = self.desk.lock();
             if desk.failed.is_some() {
@@ -130,8 +169,8 @@ impl Preparer {
             (wanted, old, desk.spares.clone(), desk.spares_wanted)
         };
         let result = match wanted {
-            Some((number, size)) => self.prepare(disk, dir, store, (number, size), segment_bytes, old, &spares),
-            None if spares.len() < spares_wanted => self.make_spare(disk, dir, segment_bytes),
+            Some((number, size)) => self.prepare(site, number, size, old, &spares),
+            None if spares.len() < spares_wanted => self.make_spare(site),
             None => return false,
         };
         let mut desk = self.desk.lock();
@@ -160,33 +199,28 @@ impl Preparer {
         worked
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call, and a struct for it would only rename the arguments"
-    )]
     fn prepare(
         &self,
-        disk: &dyn Disk,
-        dir: &DataDir,
-        store: [u8; 16],
-        (number, size): (u32, u64),
-        segment_bytes: u64,
+        site: &Site<'_>,
+        number: u32,
+        size: u64,
         old: Option<Segment>,
         spares: &[u32],
     ) -> io::Result<Option<Segment>> {
+        let (disk, dir) = (site.disk, site.dir);
         if let Some(old) = old {
             // It was prepared in the usual size, and a larger one is needed.
             let spare = self.draw_spare();
             let number = old.header.number;
             drop(old);
-            if recycle(disk, dir, number, spare, segment_bytes)? {
+            if recycle(disk, dir, number, spare, site.segment_bytes)? {
                 self.desk.lock().spares.push(spare);
             }
         }
-        if size == segment_bytes
+        if size == site.segment_bytes
             && let Some(spare) = spares.last()
         {
-            let segment = use_spare(disk, dir, *spare, number, store)?;
+            let segment = use_spare(disk, dir, *spare, number, site.store)?;
             self.desk.lock().spares.retain(|other| other != spare);
             if segment.header.size == size {
                 return Ok(Some(segment));
@@ -196,54 +230,82 @@ impl Preparer {
             let spare = self.draw_spare();
             recycle(disk, dir, number, spare, size)?;
         }
-        make_segment(disk, dir, number, size, store).map(Some)
+        let mut pace = self.pace();
+        let go_on = &mut || self.has_time(&mut pace, site);
+        make_segment(disk, dir, number, size, site.store, go_on).map(Some)
     }
 
-    fn make_spare(&self, disk: &dyn Disk, dir: &DataDir, size: u64) -> io::Result<Option<Segment>> {
+    fn make_spare(&self, site: &Site<'_>) -> io::Result<Option<Segment>> {
         let spare = self.draw_spare();
-        make_spare(disk, dir, spare, size)?;
+        let mut pace = self.pace();
+        let go_on = &mut || self.has_time(&mut pace, site);
+        make_spare(site.disk, site.dir, spare, site.segment_bytes, go_on)?;
         self.desk.lock().spares.push(spare);
         Ok(None)
     }
 
+    fn pace(&self) -> Pace {
+        let now = Instant::now();
+        Pace {
+            since: now,
+            written: self.written.load(Ordering::Relaxed),
+            slice: now,
+        }
+    }
+
+    /// Whether there is time for another slice of zeros.
+    fn has_time(&self, pace: &mut Pace, site: &Site<'_>) -> bool {
+        if self.awaited.load(Ordering::Relaxed) || self.stopped.load(Ordering::Relaxed) {
+            return false;
+        }
+        let written = self.written.load(Ordering::Relaxed) - pace.written;
+        if written > 0 {
+            // The log has the disk for half of the time, and goes first if it is late.
+            std::thread::sleep(pace.slice.elapsed());
+            (site.give_way)();
+        }
+        let elapsed = pace.since.elapsed();
+        if elapsed >= PACE_WINDOW {
+            if u128::from(written) * 1000 > u128::from(HURRY_BYTES_PER_SECOND) * elapsed.as_millis() {
+                return false;
+            }
+            *pace = self.pace();
+        }
+        pace.slice = Instant::now();
+        true
+    }
+
     /// Gives a segment that nobody needs back to the disk or to the spares.
-    pub(crate) fn give_back(&self, disk: &dyn Disk, dir: &DataDir, number: u32, segment_bytes: u64) -> io::Result<()> {
+    pub(crate) fn give_back(&self, site: &Site<'_>, number: u32) -> io::Result<()> {
         if self.desk.lock().spares.len() >= SPARES_MAX {
-            disk.unlink(&dir.segment(number))?;
-            return disk.sync_dir(&dir.log());
+            site.disk.unlink(&site.dir.segment(number))?;
+            return site.disk.sync_dir(&site.dir.log());
         }
         let spare = self.draw_spare();
-        if recycle(disk, dir, number, spare, segment_bytes)? {
+        if recycle(site.disk, site.dir, number, spare, site.segment_bytes)? {
             self.desk.lock().spares.push(spare);
         }
         Ok(())
     }
 
     /// Gives up a spare, so that the log can use its space.
-    pub(crate) fn give_up_spare(&self, disk: &dyn Disk, dir: &DataDir) -> io::Result<()> {
+    pub(crate) fn give_up_spare(&self, site: &Site<'_>) -> io::Result<()> {
         let spare = self.desk.lock().spares.pop();
         match spare {
             Some(spare) => {
-                disk.unlink(&dir.spare(spare))?;
-                disk.sync_dir(&dir.log())
+                site.disk.unlink(&site.dir.spare(spare))?;
+                site.disk.sync_dir(&site.dir.log())
             }
             None => Ok(()),
         }
     }
 
     /// The maintenance thread's life: the next segment first, then whatever else there is to keep.
-    pub(crate) fn run(
-        &self,
-        disk: &dyn Disk,
-        dir: &DataDir,
-        store: [u8; 16],
-        segment_bytes: u64,
-        keep: &mut dyn FnMut(&dyn Fn()),
-    ) {
+    pub(crate) fn run(&self, site: &Site<'_>, keep: &mut dyn FnMut(&dyn Fn())) {
         while !self.stopped.load(Ordering::Acquire) {
-            if !self.work(disk, dir, store, segment_bytes) {
+            if !self.work(site) {
                 keep(&|| {
-                    self.work(disk, dir, store, segment_bytes);
+                    self.work(site);
                 });
                 let mut desk = self.desk.lock();
                 let idle = desk.wanted.is_none() || desk.full || desk.failed.is_some();
@@ -253,5 +315,69 @@ impl Preparer {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::super::faulty_disk::{FaultyDisk, Op};
+    use super::*;
+
+    const SIZE: u64 = 1 << 20;
+
+    /// Bytes that were written to make segment 1, which `prepare` asks for.
+    fn bytes_to_make_one(prepare: impl Fn(&Preparer)) -> usize {
+        let (disk, dir) = (FaultyDisk::new(), DataDir::new(Path::new("data")));
+        let site = Site {
+            disk: &disk,
+            dir: &dir,
+            store: [1; 16],
+            segment_bytes: SIZE,
+            give_way: &|| (),
+        };
+        let preparer = Preparer::new(Vec::new());
+        prepare(&preparer);
+        assert!(preparer.work(&site));
+        let segment = preparer.take(1, SIZE).unwrap();
+        assert_eq!(segment.file.len().unwrap(), SIZE);
+        let written = disk.trace().into_iter().map(|op| match op {
+            Op::Write(_, _, bytes) => bytes,
+            _ => 0,
+        });
+        written.sum()
+    }
+
+    #[test]
+    fn a_segment_is_zeroed_while_there_is_time_and_taken_as_it_is_when_the_writer_waits() {
+        assert!(bytes_to_make_one(|preparer| preparer.want(1, SIZE)) > SIZE as usize);
+        let waited = bytes_to_make_one(|preparer| {
+            assert!(matches!(preparer.take(1, SIZE), Err(NotReady::Later)));
+        });
+        assert!(waited <= 4096, "{waited}");
+    }
+
+    #[test]
+    fn zeros_stop_when_the_log_goes_faster_than_they_pay() {
+        let preparer = Preparer::new(Vec::new());
+        let late = |written: u64| Pace {
+            since: Instant::now().checked_sub(PACE_WINDOW).unwrap(),
+            written,
+            slice: Instant::now(),
+        };
+        let (disk, dir) = (FaultyDisk::new(), DataDir::new(Path::new("data")));
+        let site = Site {
+            disk: &disk,
+            dir: &dir,
+            store: [1; 16],
+            segment_bytes: SIZE,
+            give_way: &|| (),
+        };
+        let in_a_window = HURRY_BYTES_PER_SECOND as usize / 20;
+        preparer.wrote(in_a_window / 4);
+        assert!(preparer.has_time(&mut late(0), &site));
+        preparer.wrote(2 * in_a_window);
+        assert!(!preparer.has_time(&mut late(0), &site));
     }
 }

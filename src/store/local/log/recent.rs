@@ -2,13 +2,14 @@
 //!
 //! **Invariants**
 //! - Batches are whole and lie in the order of the log; what leaves is the oldest.
+//! - What is counted is the memory they hold, not what they fill of it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::store::types::{Batch, Entry, Mark};
 
-/// Bytes of batches that are kept.
+/// Bytes of memory for the batches that are kept.
 pub(crate) const RECENT_BYTES_MAX: usize = 64 << 20;
 
 /// The ring.
@@ -27,13 +28,15 @@ impl Recent {
         }
     }
 
-    pub(crate) fn push(&mut self, batch: Arc<Batch>) {
-        self.bytes += batch.bytes.len();
+    /// Adds the newest batch; what leaves goes to `left`.
+    pub(crate) fn push(&mut self, batch: Arc<Batch>, left: &mut Vec<Arc<Batch>>) {
+        self.bytes += batch.memory();
         self.batches.push_back(batch);
         while self.bytes > self.bytes_max
             && let Some(oldest) = self.batches.pop_front()
         {
-            self.bytes -= oldest.bytes.len();
+            self.bytes -= oldest.memory();
+            left.push(oldest);
         }
     }
 
@@ -76,14 +79,17 @@ mod tests {
 
     #[test]
     fn a_record_is_found_in_its_batch_until_the_batch_leaves() {
-        let mut recent = Recent::new(100);
-        recent.push(batch(&[10, 12], 60));
-        recent.push(batch(&[20, 25], 40));
+        let mut recent = Recent::new(100 + 4 * size_of::<Entry>());
+        let left = &mut Vec::new();
+        recent.push(batch(&[10, 12], 60), left);
+        recent.push(batch(&[20, 25], 40), left);
         assert!(recent.holding(Mark::new(12)).is_some());
         assert!(recent.holding(Mark::new(25)).is_some());
         assert!(recent.holding(Mark::new(11)).is_none());
         assert!(recent.holding(Mark::new(30)).is_none());
-        recent.push(batch(&[30], 1));
+        assert!(left.is_empty());
+        recent.push(batch(&[30], 1), left);
+        assert_eq!(left.len(), 1);
         assert!(recent.holding(Mark::new(12)).is_none());
         assert!(recent.holding(Mark::new(25)).is_some());
     }

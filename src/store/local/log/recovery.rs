@@ -469,7 +469,8 @@ fn seal_and_switch(
         file.sync_all().map_err(failed)?;
         Segment { header, file }
     } else {
-        make_segment(scan.disk, scan.dir, next, segment_bytes, scan.store).map_err(failed)?
+        // Without zeros: a start is waited for, and mostly finds a segment that was prepared.
+        make_segment(scan.disk, scan.dir, next, segment_bytes, scan.store, &mut || false).map_err(failed)?
     };
     let seal = Seal {
         next,

@@ -1,11 +1,27 @@
 //! Segment files: how one is made, how a used one becomes a spare, how a spare becomes the next one.
 //!
 //! ```text
-//!  create, zeros, sync            header, sync          rename, sync of the directory
+//!  create, reserve, zeros, sync    header, sync          rename, sync of the directory
 //!   (nothing) --------> spare.<n> ------------> spare.<n> ---------------------------> <number>.seg
 //!                           ^                                                            |
 //!                           +---------- rename, sync of the directory <------------------+  no longer needed
 //! ```
+//!
+//! # Why zeros, and why not always
+//!
+//! A sync into bytes that were written before needs no change of the file's map of extents and so no commit of the file
+//! system's journal: it takes half the time. But the zeros are bytes to write like others, and they go to the same disk
+//! (ext4, two cores; a log of that many bytes a sync, alone and beside a thread that writes zeros as fast as the log
+//! goes on):
+//!
+//! | bytes a sync | written before, alone | zeros beside it, 256 KiB a sync | reserved only |
+//! |---|---|---|---|
+//! | 16 KiB | 107 MB/s, p50 0.14 ms | 86 MB/s, 0.13 ms | 72 MB/s, 0.21 ms |
+//! | 64 KiB | 308 MB/s, 0.18 ms | 147 MB/s, 0.27 ms | 214 MB/s, 0.28 ms |
+//! | 400 KiB | 726 MB/s, 0.46 ms | 306 MB/s, 1.15 ms | 404 MB/s, 0.88 ms |
+//!
+//! In slices of 4 MiB a sync the zeros hold up the log's syncs for 7 to 12 ms. So zeros are written in small slices while
+//! the log has time, and a segment in the making is taken as it is, reserved, when the log has none.
 //!
 //! **Invariants**
 //! - A file is named `<number>.seg` only when its header, with a salt drawn for this use, and all its bytes are durable.
@@ -18,8 +34,8 @@ use super::super::data_dir::DataDir;
 use super::super::disk::{Disk, DiskFile};
 use super::frame::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
-const ZERO_SLICE_BYTES: usize = 1 << 20;
-const ZERO_SYNC_BYTES: usize = 4 << 20;
+/// Zeros written and synced at once: what a sync of the log may find before it in the disk's queue.
+const ZERO_SLICE_BYTES: usize = 256 << 10;
 
 /// A segment that can be written to.
 #[derive(Clone)]
@@ -33,25 +49,34 @@ pub(crate) fn draw_salt() -> io::Result<u64> {
     getrandom::u64().map_err(|error| io::Error::other(format!("no random number to be had: {error}")))
 }
 
-/// Makes a zero-written file of `size` bytes under a name that means nothing yet; synced.
-pub(crate) fn make_spare(disk: &dyn Disk, dir: &DataDir, spare: u32, size: u64) -> io::Result<()> {
+/// Makes a file of `size` bytes under a name that means nothing yet; synced. Its space is reserved, and zeros are written
+/// into it as long as `go_on` wants it, which is asked before each slice.
+pub(crate) fn make_spare(
+    disk: &dyn Disk,
+    dir: &DataDir,
+    spare: u32,
+    size: u64,
+    go_on: &mut dyn FnMut() -> bool,
+) -> io::Result<()> {
     let path = dir.spare(spare);
     match disk.unlink(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let file = disk.create(&path)?;
+    let reserved = match file.reserve(size) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => false,
+        Err(error) => return Err(error),
+    };
     let zeros = vec![0; ZERO_SLICE_BYTES.min(usize::try_from(size).unwrap_or(ZERO_SLICE_BYTES))];
-    let (mut at, mut unsynced) = (0, 0);
-    while at < size {
+    let mut at = 0;
+    // Where nothing can be reserved, only zeros make sure of the space.
+    while at < size && (go_on() || !reserved) {
         let slice = zeros.len().min(usize::try_from(size - at).unwrap_or(zeros.len()));
         file.write_at(zeros.get(..slice).unwrap_or_default(), at)?;
         at += slice as u64;
-        unsynced += slice;
-        if unsynced >= ZERO_SYNC_BYTES {
-            file.sync_data()?;
-            unsynced = 0;
-        }
+        file.sync_data()?;
     }
     file.sync_all()?;
     disk.sync_dir(&dir.log())
@@ -79,16 +104,17 @@ pub(crate) fn use_spare(
     Ok(Segment { header, file })
 }
 
-/// Makes segment `number` from nothing, all in one.
+/// Makes segment `number` from nothing, all in one; `go_on` as in [`make_spare`].
 pub(crate) fn make_segment(
     disk: &dyn Disk,
     dir: &DataDir,
     number: u32,
     size: u64,
     store: [u8; 16],
+    go_on: &mut dyn FnMut() -> bool,
 ) -> io::Result<Segment> {
     // The number of the spare is the segment's, so that two in the making never meet.
-    make_spare(disk, dir, number, size)?;
+    make_spare(disk, dir, number, size, go_on)?;
     use_spare(disk, dir, number, number, store)
 }
 
@@ -133,7 +159,8 @@ mod tests {
             for seed in 0..20 {
                 let disk = FaultyDisk::new();
                 disk.stop_at(stop);
-                let made = make_segment(&disk, &dir, 1, 16384, [1; 16]).is_ok();
+                // With zeros, and reserved only.
+                let made = make_segment(&disk, &dir, 1, 16384, [1; 16], &mut || seed % 2 == 0).is_ok();
                 disk.power_cut(seed);
                 let named = !dir.log_files(&disk).unwrap().segments.is_empty();
                 assert!(named || !made);
@@ -150,7 +177,7 @@ mod tests {
     fn every_use_of_a_file_draws_a_new_salt() {
         let dir = DataDir::new(Path::new("data"));
         let disk = FaultyDisk::new();
-        let first = make_segment(&disk, &dir, 1, 16384, [1; 16]).unwrap();
+        let first = make_segment(&disk, &dir, 1, 16384, [1; 16], &mut || true).unwrap();
         assert!(recycle(&disk, &dir, 1, 1, 16384).unwrap());
         let second = use_spare(&disk, &dir, 1, 2, [1; 16]).unwrap();
         assert_ne!(first.header.salt, second.header.salt);

@@ -158,7 +158,8 @@ impl State {
 
     /// Goes on in another segment, whose first batch has a number.
     pub(crate) fn switch(&mut self, segment: u32, first_batch: u64) {
-        let sealed = std::mem::replace(&mut self.active, SegmentIndex::new(segment));
+        let next = SegmentIndex::after(&self.active, segment);
+        let sealed = std::mem::replace(&mut self.active, next);
         let highest = sealed.times.last().map_or(self.highest_time, |(_, highest)| *highest);
         let described = SegmentState {
             number: sealed.number,

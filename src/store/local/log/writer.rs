@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::Log;
 use super::append::{Append, Building, Closed, Stop};
+use super::buffers::{Buffers, fitted, of_batch};
 use super::frame::{BATCH_HEADER_BYTES, BatchHeader, Seal, finish_batch, flags, lsn};
 use super::prepare::{FULL_RETRY, NotReady};
 use super::segment::Segment;
@@ -32,6 +33,10 @@ const LAZY_BYTES: usize = 256 << 10;
 const LAZY_WRITE: Duration = Duration::from_millis(20);
 /// How long written batches may lie unsynced, and how long after a burst the Tick follows.
 const LAZY_SYNC: Duration = Duration::from_secs(1);
+
+/// Written bytes that may lie unsynced: well below what may be pending, so that what nobody waits for is not refused
+/// while the disk is idle.
+const LAZY_SYNC_BYTES: usize = 8 << 20;
 
 /// How long an orderly stop waits for space.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -89,12 +94,16 @@ pub(crate) struct Writer {
     /// Taken and not encoded: the next segment was not ready.
     waiting_seal: Option<Closed>,
     unsynced: Vec<(Meta, Vec<u8>)>,
+    unsynced_bytes: usize,
     unsynced_since: Option<Instant>,
     /// The highest batch that a sync has covered.
     durable: u64,
     written: u64,
     tick_due: Option<Instant>,
     clean_stop_written: bool,
+    /// Batches that have left the recent ones, and buffers on their way back to the append side.
+    left: Vec<Arc<Batch>>,
+    free: Vec<Buffers>,
 }
 
 impl Writer {
@@ -106,11 +115,14 @@ impl Writer {
             stuck: None,
             waiting_seal: None,
             unsynced: Vec::new(),
+            unsynced_bytes: 0,
             unsynced_since: None,
             durable,
             written: durable,
             tick_due: None,
             clean_stop_written: false,
+            left: Vec::new(),
+            free: Vec::new(),
         }
     }
 
@@ -315,7 +327,7 @@ impl Writer {
                 self.log.append.lock().full = true;
                 self.stuck = Some(encoded);
                 // What a spare holds may be what is missing. If it cannot be given up, nothing is lost by it.
-                return match self.log.preparer.give_up_spare(self.log.disk.as_ref(), &self.log.dir) {
+                return match self.log.preparer.give_up_spare(&self.log.site(self.segment_bytes)) {
                     Ok(()) => Step::Blocked,
                     Err(error) => self.latch(&format!("cannot give up a spare segment: {error}")),
                 };
@@ -323,6 +335,7 @@ impl Writer {
             Err(error) => return self.latch(&self.failed("write", &error)),
         }
         let Encoded { bytes, meta, .. } = encoded;
+        self.log.counters.wrote(meta.entries.len(), bytes.len());
         {
             let mut append = self.log.append.lock();
             if append.full {
@@ -330,13 +343,15 @@ impl Writer {
             }
         }
         self.written = meta.number;
+        self.log.preparer.wrote(bytes.len());
         self.unsynced_since.get_or_insert_with(Instant::now);
         let is_seal = meta.next.is_some();
         if meta.flags & (flags::TICK | flags::CLEAN_STOP | flags::SEAL) == 0 {
             self.tick_due = Some(Instant::now() + LAZY_SYNC);
         }
+        self.unsynced_bytes += bytes.len();
         self.unsynced.push((meta, bytes));
-        if is_seal {
+        if is_seal || self.unsynced_bytes >= LAZY_SYNC_BYTES {
             return self.sync();
         }
         if self.log.durability != Durability::Sync {
@@ -361,12 +376,14 @@ impl Writer {
         if let Err(error) = result {
             return self.latch(&self.failed("sync", &error));
         }
+        self.log.counters.synced();
         self.durable = self.written;
         if let Some(listing) = self.log.listing.get() {
             listing.synced(self.durable);
         }
         self.log.synced.store(self.durable, Ordering::Release);
         self.unsynced_since = None;
+        self.unsynced_bytes = 0;
         self.hand_on();
         Step::Done
     }
@@ -374,12 +391,14 @@ impl Writer {
     /// Hands the written batches to readers and the feed, and goes on in the next segment behind a Seal.
     fn hand_on(&mut self) {
         let log = Arc::clone(&self.log);
-        for (mut meta, bytes) in std::mem::take(&mut self.unsynced) {
+        let mut unsynced = std::mem::take(&mut self.unsynced);
+        for (mut meta, bytes) in unsynced.drain(..) {
             let next = meta.next.take();
             let first_batch = meta.number + 1;
             let batch = self.release(meta, bytes);
             if let Some(batch) = batch {
-                log.recent.write().push(batch);
+                log.recent.write().push(batch, &mut self.left);
+                self.free.extend(self.left.drain(..).filter_map(of_batch));
             }
             if let Some(next) = next {
                 let fed = log.append.lock().last_fed;
@@ -393,11 +412,14 @@ impl Writer {
                 self.segment = next;
             }
         }
-        log.feed.wake();
+        self.unsynced = unsynced;
+        log.feed.ring();
     }
 
-    fn release(&self, meta: Meta, bytes: Vec<u8>) -> Option<Arc<Batch>> {
+    fn release(&mut self, mut meta: Meta, mut bytes: Vec<u8>) -> Option<Arc<Batch>> {
         let log = &self.log;
+        let filled = (bytes.len(), meta.entries.len());
+        self.free.extend(fitted(&mut bytes, &mut meta.entries));
         let mut batch = Batch {
             entries: meta.entries,
             bytes,
@@ -410,6 +432,12 @@ impl Writer {
             listing.written(&batch, meta.number <= self.durable);
         }
         let mut append = log.append.lock();
+        for buffers in self.free.drain(..) {
+            append.pool.give(buffers);
+        }
+        if filled.1 > 0 {
+            append.pool.filled(filled.0, filled.1);
+        }
         let number = meta.number;
         if !append.waiters.is_empty() {
             append.waiters.retain(|(write, who)| {

@@ -1,0 +1,5 @@
+//! See `evermq::fuzzing`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| evermq::store::local::probe::log(bytes));
