@@ -10,7 +10,7 @@ use crate::client::{LEVELS, Level, PATIENCE, RawClient, Received, ack, connect, 
 use crate::common::Site;
 
 /// A CONNECT of 5.0 with these flags, properties and payload fields.
-fn connect_v5(flags: u8, keep_alive: u16, properties: &[u8], fields: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn connect_v5(flags: u8, keep_alive: u16, properties: &[u8], fields: &[&[u8]]) -> Vec<u8> {
     let mut body = text("MQTT");
     body.extend_from_slice(&[5, flags]);
     body.extend_from_slice(&keep_alive.to_be_bytes());
@@ -24,7 +24,7 @@ fn connect_v5(flags: u8, keep_alive: u16, properties: &[u8], fields: &[&[u8]]) -
 }
 
 /// A CONNECT of 3.1.1.
-fn connect_v3(flags: u8, keep_alive: u16, fields: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn connect_v3(flags: u8, keep_alive: u16, fields: &[&[u8]]) -> Vec<u8> {
     let mut body = text("MQTT");
     body.extend_from_slice(&[4, flags]);
     body.extend_from_slice(&keep_alive.to_be_bytes());
@@ -35,14 +35,14 @@ fn connect_v3(flags: u8, keep_alive: u16, fields: &[&[u8]]) -> Vec<u8> {
     frame(0x10, &body)
 }
 
-async fn answer(site: &Site, level: Level, bytes: &[u8]) -> (RawClient, Received) {
+pub(crate) async fn answer(site: &Site, level: Level, bytes: &[u8]) -> (RawClient, Received) {
     let mut client = RawClient::open(site.address, level).await;
     client.send(bytes).await;
     let answer = client.next().await;
     (client, answer)
 }
 
-fn code(answer: &Received) -> u8 {
+pub(crate) fn code(answer: &Received) -> u8 {
     match answer {
         Received::Connack { code, .. } => *code,
         other => panic!("expected CONNACK, got {other:?}"),
@@ -80,7 +80,7 @@ async fn the_connack_tells_what_the_server_takes() {
     assert_eq!(connack.assigned_client_id, None);
 }
 
-/// v5 [MQTT-3.1.3-6], [MQTT-3.1.3-7]
+/// v5 [MQTT-3.1.3-6], [MQTT-3.1.3-7], [MQTT-3.2.2-16], [MQTT-3.1.3-2]
 #[tokio::test]
 async fn an_empty_client_id_is_replaced_by_one_that_can_be_used_again() {
     let site = Site::start().await;
@@ -97,7 +97,7 @@ async fn an_empty_client_id_is_replaced_by_one_that_can_be_used_again() {
     site.returning(Level::V5, &names[0]).await;
 }
 
-/// v3.1.1 [MQTT-3.1.3-7], [MQTT-3.1.3-8]
+/// v3.1.1 [MQTT-3.1.3-6], [MQTT-3.1.3-7], [MQTT-3.1.3-8], [MQTT-3.1.3-9], [MQTT-3.2.2-5]
 #[tokio::test]
 async fn before_5_0_an_empty_client_id_needs_a_clean_session() {
     let site = Site::start().await;
@@ -108,7 +108,7 @@ async fn before_5_0_an_empty_client_id_needs_a_clean_session() {
     client.closed().await;
 }
 
-/// v3.1.1 [MQTT-3.1.2-2], v5 [MQTT-3.1.2-2]
+/// v3.1.1 [MQTT-3.1.2-2], [MQTT-3.2.2-4], [MQTT-3.2.2-5], v5 [MQTT-3.1.2-2], [MQTT-3.2.2-7]
 #[tokio::test]
 async fn another_protocol_level_is_refused_and_3_1_is_not() {
     let site = Site::start().await;
@@ -128,7 +128,7 @@ async fn another_protocol_level_is_refused_and_3_1_is_not() {
     client.closed().await;
 }
 
-/// v5 [MQTT-3.1.0-1], [MQTT-3.1.0-2]; v3.1.1 [MQTT-3.1.0-1], [MQTT-3.1.0-2]
+/// v5 [MQTT-3.1.0-1], [MQTT-3.1.0-2], [MQTT-3.2.0-2], [MQTT-3.14.0-1]; v3.1.1 [MQTT-3.1.0-1], [MQTT-3.1.0-2], [MQTT-3.2.0-1]
 #[tokio::test]
 async fn the_first_packet_and_only_the_first_is_a_connect() {
     let site = Site::start().await;
@@ -156,7 +156,7 @@ async fn a_malformed_connect_is_answered_only_in_5_0() {
     assert_eq!(client.closed().await, None);
 }
 
-/// v5 [MQTT-4.12.0-1]
+/// v5 [MQTT-4.12.0-1], [MQTT-4.12.0-4], [MQTT-3.2.2-7], [MQTT-3.14.0-1]
 #[tokio::test]
 async fn enhanced_authentication_is_refused() {
     let site = Site::start().await;
@@ -166,7 +166,7 @@ async fn enhanced_authentication_is_refused() {
     assert_eq!(code(&refused), 0x8C);
     client.closed().await;
 
-    // v5 [MQTT-4.12.0-6]
+    // v5 [MQTT-4.12.0-6], [MQTT-4.12.0-7]
     let mut client = site.passerby(Level::V5, "c").await;
     client
         .send(&frame(
@@ -177,7 +177,7 @@ async fn enhanced_authentication_is_refused() {
     assert_eq!(client.closed().await, Some(0x82));
 }
 
-/// v5 3.1.3.5, v3.1.1 table 3.1
+/// v5 [MQTT-3.1.4-2], [MQTT-3.1.4-5], [MQTT-3.2.2-8]; v3.1.1 [MQTT-3.1.4-4], table 3.1
 #[tokio::test]
 async fn a_wrong_password_is_refused() {
     let site = Site::start().await;
@@ -188,7 +188,7 @@ async fn a_wrong_password_is_refused() {
     }
 }
 
-/// spec/semantics.md 10
+/// spec/semantics.md 10; v5 [MQTT-3.1.4-2]
 #[tokio::test]
 async fn a_session_is_opened_by_its_owner_and_by_administrators_only() {
     let site = Site::start().await;
@@ -219,7 +219,7 @@ async fn a_session_is_opened_by_its_owner_and_by_administrators_only() {
     assert_eq!(code(&answer(&site, Level::V5, &as_user(Level::V5, "anna")).await.1), 0);
 }
 
-/// v5 [MQTT-3.1.4-3], v3.1.1 [MQTT-3.1.4-2]
+/// v5 [MQTT-3.1.4-3], [MQTT-3.1.2-5], [MQTT-3.14.4-2]; v3.1.1 [MQTT-3.1.4-2], [MQTT-3.1.2-4]
 #[tokio::test]
 async fn a_second_connection_takes_the_session_over_and_the_first_is_told() {
     let site = Site::start().await;
@@ -237,21 +237,26 @@ async fn a_second_connection_takes_the_session_over_and_the_first_is_told() {
     }
 }
 
-/// v5 [MQTT-3.1.2-22], v3.1.1 [MQTT-3.1.2-24]
+/// v5 [MQTT-3.1.2-22], [MQTT-3.2.2-22]; v3.1.1 [MQTT-3.1.2-24]
 #[tokio::test]
 async fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
     let site = Site::by_hand().await;
-    let mut client = RawClient::open(site.address, Level::V5).await;
-    client.send(&connect_v5(2, 10, &[], &[b"quiet"])).await;
-    assert_eq!(code(&client.next().await), 0);
     let mut other = site.passerby(Level::V5, "without").await;
-    for _ in 0..4 {
-        site.pass(Duration::from_secs(14)).await;
-        client.ping().await;
+    for level in LEVELS {
+        let connect = match level {
+            Level::V5 => connect_v5(2, 10, &[], &[b"quiet"]),
+            _ => connect_v3(2, 10, &[b"quiet"]),
+        };
+        let (mut client, accepted) = answer(&site, level, &connect).await;
+        assert_eq!(code(&accepted), 0);
+        for _ in 0..4 {
+            site.pass(Duration::from_secs(14)).await;
+            client.ping().await;
+        }
+        site.pass(Duration::from_secs(16)).await;
+        assert_eq!(client.closed().await, (level == Level::V5).then_some(0x8D));
+        other.ping().await;
     }
-    site.pass(Duration::from_secs(16)).await;
-    assert_eq!(client.closed().await, Some(0x8D));
-    other.ping().await;
 }
 
 /// v5 3.1.0
@@ -322,7 +327,7 @@ async fn a_stop_tells_5_0_clients_and_loses_nothing() {
     new.ping().await;
 }
 
-/// v5 [MQTT-3.14.2-2]
+/// v5 3.14.2.2.2
 #[tokio::test]
 async fn a_session_expiry_of_0_cannot_be_raised_by_disconnect() {
     let site = Site::start().await;

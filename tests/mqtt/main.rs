@@ -7,7 +7,10 @@ mod common;
 
 use common::mqtt as client;
 
+mod connack;
 mod connect;
+mod disconnect;
+mod flow;
 mod harness;
 mod malformed;
 mod publish;
@@ -16,6 +19,7 @@ mod qos2;
 mod retain;
 mod session;
 mod shared;
+mod strings;
 mod subscribe;
 mod topics;
 mod will;

@@ -35,7 +35,33 @@ fn cases() -> Vec<Case> {
         ("PINGREQ with flags", BOTH, vec![0xC1, 0], 0x81),
         ("PINGREQ with a body", BOTH, vec![0xC0, 1, 0], 0x81),
         ("PUBREL without its flag", BOTH, frame(0x60, &[0, 1]), 0x81),
+        ("PUBREL with another flag", BOTH, frame(0x64, &[0, 1]), 0x81),
+        ("PUBACK with a flag", BOTH, frame(0x42, &[0, 1]), 0x81),
         ("SUBSCRIBE without its flag", V3, frame(0x80, b"\0\x01\0\x01a\0"), 0x81),
+        (
+            "SUBSCRIBE without its flag",
+            V5,
+            frame(0x80, b"\0\x01\0\0\x01a\0"),
+            0x81,
+        ),
+        (
+            "SUBSCRIBE with reserved options",
+            V3,
+            frame(0x82, b"\0\x01\0\x01a\x04"),
+            0,
+        ),
+        ("SUBSCRIBE to nothing", V3, frame(0x82, b"\0\x01\0\0\0"), 0),
+        ("SUBSCRIBE to nothing", V5, frame(0x82, b"\0\x01\0\0\0\0"), 0x8F),
+        ("SUBSCRIBE with packet id 0", V5, frame(0x82, b"\0\0\0\0\x01a\0"), 0x82),
+        ("UNSUBSCRIBE without its flag", V3, frame(0xA0, b"\0\x01\0\x01a"), 0x81),
+        (
+            "UNSUBSCRIBE without its flag",
+            V5,
+            frame(0xA0, b"\0\x01\0\0\x01a"),
+            0x81,
+        ),
+        ("UNSUBSCRIBE without filters", V3, frame(0xA2, &[0, 1]), 0),
+        ("UNSUBSCRIBE with packet id 0", V3, frame(0xA2, b"\0\0\0\x01a"), 0),
         ("QoS 3", V3, frame(0x36, b"\0\x01a\0\x01"), 0x81),
         ("QoS 3", V5, frame(0x36, b"\0\x01a\0\x01\0"), 0x81),
         ("DUP with QoS 0", V3, frame(0x38, b"\0\x01a"), 0x81),
@@ -117,6 +143,12 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// v5 [MQTT-2.1.3-1], [MQTT-2.2.1-3], [MQTT-3.2.2-15], [MQTT-3.3.1-2], [MQTT-3.3.1-4], [MQTT-3.3.2-2], [MQTT-3.3.4-6],
+/// [MQTT-3.6.1-1], [MQTT-3.8.1-1], [MQTT-3.8.3-2], [MQTT-3.8.3-5], [MQTT-3.10.1-1], [MQTT-3.10.3-2], [MQTT-3.14.1-1],
+/// [MQTT-3.14.2-1], [MQTT-4.7.3-1], [MQTT-4.13.1-1], [MQTT-4.13.2-1];
+/// v3.1.1 [MQTT-2.2.2-1], [MQTT-2.2.2-2], [MQTT-2.3.1-1], [MQTT-3.3.1-2], [MQTT-3.3.1-4], [MQTT-3.3.2-2], [MQTT-3.6.1-1],
+/// [MQTT-3.8.1-1], [MQTT-3.8.3-3], [MQTT-3.8.3-4], [MQTT-3.10.1-1], [MQTT-3.10.3-2], [MQTT-3.14.1-1], [MQTT-4.7.3-1],
+/// [MQTT-4.8.0-1]
 #[tokio::test]
 async fn each_malformed_packet_ends_its_own_connection_with_its_reason() {
     let settings = Settings {
@@ -142,7 +174,7 @@ async fn each_malformed_packet_ends_its_own_connection_with_its_reason() {
     }
 }
 
-/// v5 3.1.2.11.7: reason strings are for those who want them.
+/// v5 [MQTT-3.1.2-29], 3.1.2.11.7: reason strings are for those who want them.
 #[tokio::test]
 async fn a_reason_string_comes_only_with_problem_information() {
     let site = Site::start().await;

@@ -18,7 +18,8 @@ async fn present(site: &Site, level: Level, clean: bool, expiry: u32) -> (RawCli
     }
 }
 
-/// v5 [MQTT-3.2.2-2], [MQTT-3.2.2-3]; v3.1.1 [MQTT-3.2.2-1], [MQTT-3.2.2-2], [MQTT-3.2.2-3]
+/// v5 [MQTT-3.2.2-2], [MQTT-3.2.2-3], [MQTT-3.1.2-5], [MQTT-3.1.2-6], [MQTT-3.1.4-4];
+/// v3.1.1 [MQTT-3.2.2-1], [MQTT-3.2.2-2], [MQTT-3.2.2-3], [MQTT-3.1.2-4], [MQTT-3.1.4-3]
 #[tokio::test]
 async fn session_present_is_said_when_there_was_one() {
     let site = Site::start().await;
@@ -40,7 +41,7 @@ async fn session_present_is_said_when_there_was_one() {
     }
 }
 
-/// v5 [MQTT-3.1.2-23]
+/// v5 [MQTT-3.1.2-23], [MQTT-4.1.0-2]
 #[tokio::test]
 async fn a_session_ends_when_its_expiry_has_passed_and_not_before() {
     let site = Site::by_hand().await;
@@ -63,7 +64,7 @@ async fn synced(site: &Site) {
     client.publish("sync", b"", 1, 1).await;
 }
 
-/// Promise 5: downtime counts, except for sessions that were connected at a crash.
+/// Promise 5: downtime counts, except for sessions that were connected at a crash. v5 [MQTT-3.1.2-23], [MQTT-4.1.0-2]
 #[tokio::test]
 async fn expiry_counts_while_the_server_is_down() {
     let site = Site::by_hand().await;
@@ -89,6 +90,128 @@ async fn expiry_counts_while_the_server_is_down() {
     assert!(was, "it was connected at the crash");
 }
 
+/// Every way to begin and to end, over an orderly stop and over a crash.
+/// v5 [MQTT-3.1.2-4], [MQTT-3.1.2-5], [MQTT-3.1.2-23], [MQTT-3.2.2-2], [MQTT-3.2.2-3], [MQTT-4.1.0-1];
+/// v3.1.1 [MQTT-3.1.2-4], [MQTT-3.1.2-5], [MQTT-3.1.2-6], [MQTT-3.2.2-2], [MQTT-3.2.2-3], [MQTT-4.1.0-1], [MQTT-4.1.0-2]
+#[tokio::test]
+async fn sessions_that_outlive_their_connection_outlive_the_server_and_others_do_not() {
+    for crash in [false, true] {
+        let mut site = Site::start().await;
+        // Level, clean, expiry, and whether the session is there afterwards; 3.1.1 cannot say an expiry.
+        let kinds = [
+            (Level::V311, true, 0, false),
+            (Level::V311, false, 0, true),
+            (Level::V5, true, 0, false),
+            (Level::V5, false, 0, false),
+            (Level::V5, true, 600, true),
+            (Level::V5, false, u32::MAX, true),
+        ];
+        let mut connected = Vec::new();
+        for stays in [false, true] {
+            for (at, (level, clean, expiry, _)) in kinds.into_iter().enumerate() {
+                let mut client = RawClient::open(site.address, level).await;
+                client
+                    .send(&connect(level, &format!("{stays}{at}"), clean, expiry))
+                    .await;
+                assert!(matches!(client.next().await, Received::Connack { code: 0, .. }));
+                client.subscribe("t", 1).await;
+                if stays {
+                    connected.push(client);
+                } else {
+                    client.goodbye().await;
+                }
+            }
+        }
+        site.passerby(Level::V311, "p").await.publish("t", b"waits", 1, 1).await;
+        site = if crash {
+            site.crash().await
+        } else {
+            site.restart().await
+        };
+        for stays in [false, true] {
+            for (at, (level, _, expiry, there)) in kinds.into_iter().enumerate() {
+                let name = format!("{stays}{at}");
+                let mut client = RawClient::open(site.address, level).await;
+                client.send(&connect(level, &name, false, expiry)).await;
+                let Received::Connack { session_present, .. } = client.next().await else {
+                    panic!("{name}")
+                };
+                assert_eq!(session_present, there, "{name} {level:?}");
+                if there {
+                    assert_eq!(client.take().await.payload, b"waits", "{name}");
+                }
+                client.ping().await;
+            }
+        }
+    }
+}
+
+/// v3.1.1 [MQTT-3.1.2-7], v5 [MQTT-3.1.2-4]: what is retained is nobody's session.
+#[tokio::test]
+async fn what_is_retained_outlives_the_session_of_its_publisher() {
+    let mut site = Site::start().await;
+    for (at, level) in LEVELS.into_iter().enumerate() {
+        let topic = format!("kept/{at}");
+        let mut publisher = site.passerby(level, "p").await;
+        publisher.send(&publish(level, &topic, b"state", 1, 1, true)).await;
+        publisher.next().await;
+        publisher.goodbye().await;
+        site.passerby(level, "p").await.goodbye().await;
+        for _ in 0..2 {
+            let mut reader = site.passerby(level, "r").await;
+            reader.subscribe(&topic, 1).await;
+            let message = reader.take().await;
+            assert!(message.retain);
+            assert_eq!(message.payload, b"state");
+            drop(reader);
+            site = site.restart().await;
+        }
+    }
+}
+
+/// v5 [MQTT-4.1.0-1]: a session lasts as long as its connection, whatever its expiry.
+#[tokio::test]
+async fn no_session_expires_while_its_client_is_connected() {
+    let site = Site::by_hand().await;
+    let (mut client, _) = present(&site, Level::V5, true, 10).await;
+    client.subscribe("t", 1).await;
+    site.pass(Duration::from_secs(100)).await;
+    let mut publisher = site.passerby(Level::V5, "p").await;
+    publisher.publish("t", b"m", 1, 1).await;
+    assert_eq!(client.take().await.payload, b"m");
+    // Nor does one without an expiry, when its client takes it over.
+    let (mut first, _) = present(&site, Level::V5, true, 0).await;
+    first.subscribe("t", 1).await;
+    let (mut second, was) = present(&site, Level::V5, false, 0).await;
+    assert!(was);
+    assert_eq!(first.closed().await, Some(0x8E));
+    publisher.publish("t", b"again", 1, 2).await;
+    assert_eq!(second.take().await.payload, b"again");
+}
+
+/// v5 3.14.2.2.2: what DISCONNECT said about the session's end holds over a crash.
+#[tokio::test]
+async fn an_expiry_given_by_disconnect_survives_the_server() {
+    let site = Site::by_hand().await;
+    let (mut client, _) = present(&site, Level::V5, true, 1_000).await;
+    client.send(&frame(0xE0, &[0, 5, 0x11, 0, 0, 0, 100])).await;
+    assert_eq!(client.closed().await, None);
+    synced(&site).await;
+    let clock = site.clock.clone();
+    let site = site.crash_after(|| clock.advance(Duration::from_secs(50))).await;
+    site.pass(Duration::from_secs(40)).await;
+    let (mut client, was) = present(&site, Level::V5, false, 1_000).await;
+    assert!(was, "90 seconds");
+    client.send(&frame(0xE0, &[0, 5, 0x11, 0, 0, 0, 100])).await;
+    assert_eq!(client.closed().await, None);
+    synced(&site).await;
+    let clock = site.clock.clone();
+    let site = site.crash_after(|| clock.advance(Duration::from_secs(50))).await;
+    site.pass(Duration::from_secs(51)).await;
+    let (_client, was) = present(&site, Level::V5, false, 1_000).await;
+    assert!(!was, "101 seconds");
+}
+
 /// v5 3.14.2.2.2
 #[tokio::test]
 async fn a_disconnect_can_end_the_session_or_prolong_it() {
@@ -105,7 +228,7 @@ async fn a_disconnect_can_end_the_session_or_prolong_it() {
     assert!(!was, "ended at once");
 }
 
-/// v5 [MQTT-3.1.2-4]; v3.1.1 [MQTT-3.1.2-6]
+/// v5 [MQTT-3.1.2-4], [MQTT-3.1.4-4]; v3.1.1 [MQTT-3.1.2-6], [MQTT-3.1.4-3]
 #[tokio::test]
 async fn a_clean_start_forgets_subscriptions_and_backlog() {
     let site = Site::start().await;
@@ -122,7 +245,7 @@ async fn a_clean_start_forgets_subscriptions_and_backlog() {
     }
 }
 
-/// spec/semantics.md 5: what waits for an absent session.
+/// spec/semantics.md 5: what waits for an absent session. v5 [MQTT-3.1.2-5], v3.1.1 [MQTT-3.1.2-5]
 #[tokio::test]
 async fn everything_waits_for_an_absent_session_with_a_qos_1_filter_and_nothing_for_qos_0() {
     let site = Site::start().await;
@@ -230,7 +353,7 @@ async fn a_message_too_large_for_its_client_is_passed_over() {
     small.ping().await;
 }
 
-/// v5 3.3.2.3.4: aliases in both directions.
+/// v5 [MQTT-3.1.2-26], [MQTT-3.1.2-27], 3.3.2.3.4: aliases in both directions.
 #[tokio::test]
 async fn topic_aliases_stand_for_topics_both_ways() {
     let site = Site::start().await;

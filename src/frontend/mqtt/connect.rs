@@ -18,7 +18,8 @@ use super::input::{Input, Taken};
 use super::output::Output;
 use super::packet::{self, Connack, Connect, Packet};
 use super::reason::ReasonCode;
-use super::{Credentials, Frontend, rules};
+use super::rules::{self, Answer};
+use super::{Credentials, Frontend};
 use crate::broker::connection as broker;
 use crate::broker::message::PayloadType;
 use crate::broker::session::{Closing, Protocol};
@@ -27,19 +28,19 @@ use crate::broker::will::Will;
 /// What stands at the beginning of a connection.
 enum First {
     Connect(Box<Connect>),
-    Refused(Option<Version>, Malformed),
+    Refused(Option<Answer>, Malformed),
     NotYet,
 }
 
 /// Takes the first packet of a connection; what is behind it stays for later.
 fn first_packet(bytes: &[u8], bytes_max: u32) -> (Taken, First) {
-    let refused = |version, why| {
+    let refused = |answer, why| {
         (
             Taken {
                 used: bytes.len(),
                 needed: 0,
             },
-            First::Refused(version, why),
+            First::Refused(answer, why),
         )
     };
     let frame = match cut(bytes, bytes_max) {
@@ -57,7 +58,7 @@ fn first_packet(bytes: &[u8], bytes_max: u32) -> (Taken, First) {
             (taken, First::Connect(connect))
         }
         Ok(_) => refused(None, Malformed::protocol("the first packet is not a CONNECT")),
-        Err(why) if frame.kind == Kind::Connect => refused(rules::answer_version(frame.body), why),
+        Err(why) if frame.kind == Kind::Connect => refused(rules::answer(frame.body), why),
         Err(why) => refused(None, why),
     }
 }
@@ -96,15 +97,15 @@ where
     let mut input = Input::default();
     let connect = match receive(frontend, &mut stream, &mut input).await {
         Ok(Some(First::Connect(connect))) => connect,
-        Ok(Some(First::Refused(version, why))) => {
+        Ok(Some(First::Refused(answer, why))) => {
             tracing::debug!(%peer, %why, "a first packet is refused");
             // Before 5.0 a wrong CONNECT has no answer, except two that have a code of their own. v3.1.1 [MQTT-3.1.4-1]
             let named = ReasonCode::UnsupportedProtocolVersion == why.reason
                 || ReasonCode::ClientIdentifierNotValid == why.reason;
-            if let Some(version) = version
-                && (version.is_v5() || named)
+            if let Some(answer) = answer
+                && (answer.version.is_v5() || named)
             {
-                refuse(&mut stream, version, why.reason, why.text, u32::MAX).await;
+                refuse(&mut stream, answer, why.reason, why.text).await;
             }
             return None;
         }
@@ -117,11 +118,15 @@ where
             return None;
         }
     };
-    let (version, bytes_max) = (connect.version, connect.maximum_packet_size);
+    let answer = Answer {
+        version: connect.version,
+        bytes_max: connect.maximum_packet_size,
+        problem_information: connect.request_problem_information,
+    };
     match accept(frontend, *connect, peer).await {
         Ok((client, connack)) => {
             let mut output = Output::default();
-            connack.encode(output.buffer(), &client, &frontend.settings);
+            output.buffer().extend_from_slice(&connack);
             Some(Box::new(Serving::new(
                 Arc::clone(frontend),
                 stream,
@@ -132,18 +137,20 @@ where
         }
         Err(refused) => {
             tracing::info!(%peer, reason = %refused.reason, "a client is refused: {}", refused.text);
-            refuse(&mut stream, version, refused.reason, &refused.text, bytes_max).await;
+            refuse(&mut stream, answer, refused.reason, &refused.text).await;
             None
         }
     }
 }
 
-async fn refuse<S>(stream: &mut S, version: Version, reason: ReasonCode, text: &str, bytes_max: u32)
+/// A CONNACK that takes the client no further; one that is too large for it is left out.
+async fn refuse<S>(stream: &mut S, answer: Answer, reason: ReasonCode, text: &str)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let mut output = Output::default();
-    packet::encode_connack(output.buffer(), version, &Connack::refused(reason, text), bytes_max);
+    let connack = Connack::refused(reason, answer.problem_information.then_some(text));
+    packet::encode_connack(output.buffer(), answer.version, &connack, answer.bytes_max);
     write_all(stream, &mut output).await;
 }
 
@@ -162,28 +169,28 @@ impl Refused {
     }
 }
 
-/// What the CONNACK says that depends on the client.
-struct Accepted {
+/// The CONNACK of a client that is let in; empty if it is too large for it.
+fn accepting(
+    (version, bytes_max): (Version, u32),
     session_present: bool,
-    assigned: bool,
+    assigned_client_id: Option<&str>,
+    settings: &super::Settings,
+) -> Vec<u8> {
+    let connack = Connack {
+        session_present,
+        receive_maximum: settings.receive_maximum,
+        // Some clients (paho) take a larger value for an error, and it says hardly less.
+        maximum_packet_size: Some(settings.packet_bytes_max.min(REMAINING_LENGTH_MAX)),
+        assigned_client_id,
+        topic_alias_maximum: settings.topic_alias_maximum,
+        ..Connack::default()
+    };
+    let mut out = Vec::new();
+    packet::encode_connack(&mut out, version, &connack, bytes_max);
+    out
 }
 
-impl Accepted {
-    fn encode(&self, out: &mut Vec<u8>, client: &Client, settings: &super::Settings) {
-        let connack = Connack {
-            session_present: self.session_present,
-            receive_maximum: settings.receive_maximum,
-            // Some clients (paho) take a larger value for an error, and it says hardly less.
-            maximum_packet_size: Some(settings.packet_bytes_max.min(REMAINING_LENGTH_MAX)),
-            assigned_client_id: self.assigned.then(|| client.handle.client_name()),
-            topic_alias_maximum: settings.topic_alias_maximum,
-            ..Connack::default()
-        };
-        packet::encode_connack(out, client.version, &connack, client.bytes_max);
-    }
-}
-
-async fn accept(frontend: &Frontend, connect: Connect, peer: SocketAddr) -> Result<(Client, Accepted), Refused> {
+async fn accept(frontend: &Frontend, connect: Connect, peer: SocketAddr) -> Result<(Client, Vec<u8>), Refused> {
     if connect.authentication_method.is_some() {
         // v5 4.12
         let text = "enhanced authentication is not supported";
@@ -210,6 +217,12 @@ async fn accept(frontend: &Frontend, connect: Connect, peer: SocketAddr) -> Resu
     } else {
         connect.client_id
     };
+    let for_client = (connect.version, connect.maximum_packet_size);
+    // Its size does not depend on the session; better no session than one whose client cannot be told.
+    if accepting(for_client, false, assigned.then_some(&*client_name), &frontend.settings).is_empty() {
+        let text = "the CONNACK exceeds the client's maximum packet size";
+        return Err(Refused::new(ReasonCode::PacketTooLarge, text));
+    }
     let asked = broker::Connect {
         client_name,
         account: identity.account,
@@ -247,13 +260,9 @@ async fn accept(frontend: &Frontend, connect: Connect, peer: SocketAddr) -> Resu
         connect.keep_alive,
         &frontend.settings,
     );
-    Ok((
-        client,
-        Accepted {
-            session_present,
-            assigned,
-        },
-    ))
+    let assigned_client_id = assigned.then(|| client.handle.client_name());
+    let connack = accepting(for_client, session_present, assigned_client_id, &frontend.settings);
+    Ok((client, connack))
 }
 
 /// A client identifier nobody has. Spec: v5 [MQTT-3.1.3-6].

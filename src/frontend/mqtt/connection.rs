@@ -3,7 +3,8 @@
 //!
 //! **Invariants**
 //! - An idle connection owns no buffer; its future is small (a test holds it).
-//! - A client that does not read is not read from once too much waits for it; its keep-alive rests meanwhile.
+//! - A client that does not read is not read from once too much waits for it. Its keep-alive rests while the server is
+//!   what holds it up, and while it takes what waits for it or sends a large packet, however slowly.
 //! - Deliveries that must not be sent before the disk has their packet ids wait in order, and everything pulled later
 //!   is pulled later; replies pass them.
 //! - The broker's handle ends once, with the reason the connection ended for.
@@ -207,6 +208,8 @@ pub(super) struct Serving<S> {
     active: Duration,
     /// The client is not read.
     paused: bool,
+    /// Bytes of a large packet that had come, and bytes that waited for the client, when the alarm last rang.
+    progress: (usize, usize),
     /// When positions are to be written.
     save_at: Option<Duration>,
 }
@@ -245,6 +248,7 @@ where
             client,
             staged: None,
             paused: false,
+            progress: (0, 0),
             save_at: None,
         }
     }
@@ -342,11 +346,23 @@ where
         }
     }
 
+    /// Whether the client cannot be heard, or something moves between us that is no whole packet yet.
+    fn is_underway(&mut self) -> bool {
+        let stuck = self.paused && self.output.pending() >= READ_BELOW_BYTES;
+        if self.paused && !stuck || self.input.waits_for_room() {
+            return true;
+        }
+        let coming = self.input.large_packet_bytes().unwrap_or(0);
+        let going = if stuck { self.output.pending() } else { 0 };
+        let before = std::mem::replace(&mut self.progress, (coming, going));
+        self.progress != (0, 0) && self.progress != before
+    }
+
     /// The alarm has rung.
     fn look_at_clock(&mut self) -> Result<(), End> {
         self.alarm.sleep = None;
         let now = self.alarm.clock.now();
-        if self.paused {
+        if self.is_underway() {
             self.active = now;
         }
         if self.silence_max().is_some_and(|silence| now >= self.active + silence) {

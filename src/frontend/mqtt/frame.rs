@@ -401,7 +401,7 @@ mod tests {
         assert_eq!(cut(&[0x30, 3, 0, 1], 1000), Cut::Incomplete(5));
     }
 
-    /// v5 [MQTT-3.1.2-24]
+    /// v5 [MQTT-3.2.2-15]
     #[test]
     fn a_packet_that_is_too_large_is_refused_by_its_header() {
         assert!(matches!(cut(&[0x30, 98], 100), Cut::Incomplete(100)));

@@ -189,6 +189,20 @@ impl Input {
         }
     }
 
+    /// How much of a large packet is here, for whoever measures silence: it may take longer than a keep-alive. `None`
+    /// if there is none; a small one comes in reads that are seen.
+    pub fn large_packet_bytes(&self) -> Option<usize> {
+        let unfinished = self.unfinished.as_deref()?;
+        (unfinished.needed > SCRATCH_BYTES).then_some(unfinished.bytes.len())
+    }
+
+    /// Whether nothing is read because others have the room for large packets.
+    pub fn waits_for_room(&self) -> bool {
+        self.unfinished
+            .as_deref()
+            .is_some_and(|unfinished| matches!(unfinished.room, Room::Waiting(_)))
+    }
+
     /// Whether the beginning of a packet is at hand and the rest is not.
     pub fn is_within_packet(&self) -> bool {
         self.unfinished.is_some()

@@ -274,10 +274,10 @@ impl Default for Connack<'_> {
 
 impl<'a> Connack<'a> {
     /// The answer to a CONNECT that is not accepted.
-    pub fn refused(reason: ReasonCode, text: &'a str) -> Self {
+    pub fn refused(reason: ReasonCode, reason_string: Option<&'a str>) -> Self {
         Self {
             reason,
-            reason_string: Some(text),
+            reason_string,
             ..Self::default()
         }
     }
@@ -398,12 +398,13 @@ fn connect<'a>(frame: &Frame<'_>) -> Result<Packet<'a>, Malformed> {
     connect.map(|connect| Packet::Connect(Box::new(connect)))
 }
 
-/// Appends a CONNACK. Reason string and user properties are left out if it would exceed `bytes_max`.
+/// Appends a CONNACK. Reason string and user properties are left out if it would exceed `bytes_max`; if it still
+/// does, nothing is appended.
 pub fn encode_connack(out: &mut Vec<u8>, version: Version, connack: &Connack<'_>, bytes_max: u32) {
     if version.is_v5() {
         v5::encode_connack(out, connack, bytes_max);
     } else {
-        v3::encode_connack(out, connack);
+        v3::encode_connack(out, version, connack);
     }
 }
 
@@ -427,7 +428,8 @@ pub fn encode_unsuback(out: &mut Vec<u8>, version: Version, unsuback: &FilterAns
     true
 }
 
-/// Appends a DISCONNECT, which a server can say in MQTT 5.0 only; before, the connection just ends.
+/// Appends a DISCONNECT, which a server can say in MQTT 5.0 only; before, the connection just ends. The reason string
+/// is left out if it would exceed `bytes_max`; if it still does, nothing is appended.
 pub fn encode_disconnect(
     out: &mut Vec<u8>,
     version: Version,

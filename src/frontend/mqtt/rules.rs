@@ -34,18 +34,45 @@ const WILL: u8 = 0x04;
 const CLEAN: u8 = 0x02;
 const RESERVED: u8 = 0x01;
 
-/// In which version a CONNECT that was refused is answered: its own, or the nearest. `None`: it is not MQTT at all
-/// and gets no answer.
-pub fn answer_version(body: &[u8]) -> Option<Version> {
+/// How a CONNECT that breaks the rules is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// Its own version, or the nearest.
+    pub version: Version,
+    /// Largest packet the client takes.
+    pub bytes_max: u32,
+    /// It wants a reason string.
+    pub problem_information: bool,
+}
+
+/// How to answer a CONNECT that was refused, as far as it can be read. `None`: it is not MQTT at all and gets no answer.
+pub fn answer(body: &[u8]) -> Option<Answer> {
     let mut reader = Reader::new(body);
     let name = reader.binary().ok()?;
     let level = reader.byte().ok()?;
-    match (name, level) {
-        (b"MQIsdp", _) => Some(Version::V31),
-        (b"MQTT", 5..) => Some(Version::V5),
-        (b"MQTT", _) => Some(Version::V311),
-        _ => None,
+    let mut answer = Answer {
+        // Bridges of mosquitto and others mark their level with the highest bit, and drop it after a refusal they know.
+        version: match (name, level & 0x7F) {
+            (b"MQIsdp", _) => Version::V31,
+            (b"MQTT", 5..) => Version::V5,
+            (b"MQTT", _) => Version::V311,
+            _ => return None,
+        },
+        bytes_max: u32::MAX,
+        problem_information: true,
+    };
+    let flags_and_keep_alive = reader.bytes(3);
+    if level == 5 && flags_and_keep_alive.is_ok() {
+        let mut properties = Properties::new(reader.properties().unwrap_or_default(), Place::Connect);
+        while let Ok(Some(property)) = properties.next() {
+            match (property.id, property.value) {
+                (id::MAXIMUM_PACKET_SIZE, Value::Four(bytes)) => answer.bytes_max = bytes,
+                (id::REQUEST_PROBLEM_INFORMATION, Value::Byte(wanted)) => answer.problem_information = wanted == 1,
+                _ => {}
+            }
+        }
     }
+    Some(answer)
 }
 
 /// Checks a CONNECT. Spec: section 3.1 of both versions.

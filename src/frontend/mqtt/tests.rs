@@ -1,8 +1,10 @@
 //! The loop over a store whose durability, space and failures the test decides.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection::Serving;
@@ -221,4 +223,91 @@ async fn positions_are_written_within_the_commit_interval() {
         subscriber.ping().await;
     }
     assert!(crate::store::Store::mark(&*store) > before);
+}
+
+/// A client that floods is held by its stream: nothing is dropped, and nothing piles up here.
+#[tokio::test]
+async fn a_flood_waits_in_front_of_the_server_and_all_of_it_is_taken_in_the_end() {
+    let (store, frontend) = frontend(&Clock::system()).await;
+    let (here, there) = tokio::io::duplex(16 << 10);
+    let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    tokio::spawn(frontend.serve(there, peer));
+    let (mut reading, mut writing) = tokio::io::split(here);
+    writing
+        .write_all(&connect(Level::V311, "flood", true, 0))
+        .await
+        .unwrap();
+    let mut connack = [0; 4];
+    reading.read_exact(&mut connack).await.unwrap();
+    store.hold();
+    let count = 60_000_u16;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let flood = tokio::spawn({
+        let sent = Arc::clone(&sent);
+        async move {
+            for id in 1..=count {
+                writing
+                    .write_all(&publish(Level::V311, "t", b"m", 1, id, false))
+                    .await
+                    .unwrap();
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+            writing
+        }
+    });
+    // Until nothing moves any more.
+    let mut before = usize::MAX;
+    while before != sent.load(Ordering::Relaxed) {
+        before = sent.load(Ordering::Relaxed);
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(before < 20_000, "{before} were taken while nothing could be answered");
+    store.release();
+    let mut puback = [0; 4];
+    for id in 1..=count {
+        reading.read_exact(&mut puback).await.unwrap();
+        assert_eq!(puback, ack(0x40, id)[..]);
+    }
+    drop(flood.await.unwrap());
+}
+
+/// A client that takes none of its answers and sends on is stuck, whatever still lies in its stream.
+/// v5 [MQTT-3.1.2-22]
+#[tokio::test]
+async fn a_client_that_takes_no_answers_is_not_kept_longer_than_one_that_is_silent() {
+    let clock = Clock::manual(1_800_000_000_000);
+    let (_, frontend) = frontend(&clock).await;
+    let (mut here, there) = tokio::io::duplex(16 << 10);
+    let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    let served = tokio::spawn(frontend.serve(there, peer));
+    let mut connect = connect(Level::V5, "stuck", true, 0);
+    connect[11] = 10;
+    here.write_all(&connect).await.unwrap();
+    let (mut reading, mut writing) = tokio::io::split(here);
+    let pings = tokio::spawn(async move {
+        let many = [0xC0, 0].repeat(1 << 20);
+        drop(writing.write_all(&many).await);
+    });
+    for _ in 0..10_000 {
+        tokio::task::yield_now().await;
+    }
+    // It may have moved before the first look; nothing has after it.
+    for _ in 0..2 {
+        assert!(!served.is_finished());
+        for _ in 0..16 {
+            clock.advance(Duration::from_secs(1));
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    let mut answers = Vec::new();
+    reading.read_to_end(&mut answers).await.unwrap();
+    assert!(answers.windows(2).any(|two| two == [0xD0, 0]));
+    let disconnect = answers.iter().rposition(|byte| *byte == 0xE0).unwrap();
+    assert_eq!(answers[disconnect + 2], 0x8D);
+    pings.abort();
+    served.await.unwrap();
 }

@@ -9,7 +9,7 @@ use ntex_bytes::BytesMut;
 use ntex_codec::Decoder;
 use ntex_mqtt::v3::codec::{self, Codec, Decoded};
 
-use super::frame::{Frame, Malformed, put_variable};
+use super::frame::{Frame, Malformed, Version, put_variable};
 use super::packet::{
     Connack, Connect, Disconnect, FilterAnswers, FilterRequest, QoS, RetainHandling, Subscribe, Unsubscribe, Will,
 };
@@ -56,7 +56,7 @@ pub(super) fn qos(qos: codec::QoS) -> QoS {
 /// Decodes a CONNECT that was checked.
 pub fn connect(frame: &Frame<'_>, shape: &ConnectShape) -> Result<Connect, Malformed> {
     let protocol_bytes = match shape.version {
-        super::frame::Version::V31 => PROTOCOL_V31_BYTES,
+        Version::V31 => PROTOCOL_V31_BYTES,
         _ => PROTOCOL.len(),
     };
     let behind = frame.body.get(protocol_bytes..).ok_or(REFUSED)?;
@@ -130,11 +130,11 @@ pub fn unsubscribe(frame: &Frame<'_>) -> Result<Unsubscribe, Malformed> {
     })
 }
 
-/// Appends a CONNACK. Spec: v3.1.1 section 3.2.
-pub fn encode_connack(out: &mut Vec<u8>, connack: &Connack<'_>) {
+/// Appends a CONNACK. Spec: v3.1.1 section 3.2; in MQTT 3.1 the byte before the code is reserved.
+pub fn encode_connack(out: &mut Vec<u8>, version: Version, connack: &Connack<'_>) {
     let code = connack.reason.v3_connack();
     // [MQTT-3.2.2-4]
-    let session_present = u8::from(connack.session_present && code == 0);
+    let session_present = u8::from(connack.session_present && code == 0 && version != Version::V31);
     out.extend_from_slice(&[0x20, 2, session_present, code]);
 }
 

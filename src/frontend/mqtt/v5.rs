@@ -2,7 +2,7 @@
 //!
 //! **Invariants**
 //! - A will keeps its properties as they came; a will expiry of 0, which the codec refuses, is shown to it as 1.
-//! - Reason strings and user properties never make a packet exceed the client's Maximum Packet Size.
+//! - No packet exceeds the client's Maximum Packet Size; reason strings and user properties are left out first.
 
 use std::num::NonZeroU16;
 
@@ -152,7 +152,7 @@ pub fn auth(frame: &Frame<'_>) -> Result<Auth, Malformed> {
 }
 
 /// Appends first byte, length, `head`, the property block and `tail`. `optional` is left out of the block if the
-/// packet would exceed `bytes_max` with it; `false` if it does so without.
+/// packet would exceed `bytes_max` with it; `false`, and nothing appended, if it does so without.
 fn put_packet(
     out: &mut Vec<u8>,
     first: u8,
@@ -171,6 +171,9 @@ fn put_packet(
         optional = &[];
     }
     let block = properties.len() + optional.len();
+    if lengths(block).1 > bytes_max as usize {
+        return false;
+    }
     out.push(first);
     put_variable(out, lengths(block).0 as u32);
     out.extend_from_slice(head);
@@ -178,7 +181,7 @@ fn put_packet(
     out.extend_from_slice(properties);
     out.extend_from_slice(optional);
     out.extend(tail.iter().map(|reason| reason.byte()));
-    lengths(block).1 <= bytes_max as usize
+    true
 }
 
 /// Reason string and user properties as a piece of a property block.
@@ -228,10 +231,9 @@ pub fn encode_connack(out: &mut Vec<u8>, connack: &Connack<'_>, bytes_max: u32) 
 /// Appends a SUBACK or UNSUBACK, as `kind` says; `false`, and nothing appended, if it would exceed `bytes_max`.
 /// Spec: v5 sections 3.9 and 3.11.
 pub fn encode_filter_answers(out: &mut Vec<u8>, kind: Kind, answers: &FilterAnswers<'_>, bytes_max: u32) -> bool {
-    let start = out.len();
     let optional = explanation(answers.reason_string, &[]);
     let head = answers.packet_id.get().to_be_bytes();
-    let fits = put_packet(
+    put_packet(
         out,
         (kind as u8) << 4,
         &head,
@@ -239,15 +241,18 @@ pub fn encode_filter_answers(out: &mut Vec<u8>, kind: Kind, answers: &FilterAnsw
         &optional,
         answers.reasons,
         bytes_max,
-    );
-    if !fits {
-        out.truncate(start);
-    }
-    fits
+    )
 }
 
 /// Appends a DISCONNECT. Spec: v5 section 3.14.
 pub fn encode_disconnect(out: &mut Vec<u8>, reason: ReasonCode, reason_string: Option<&str>, bytes_max: u32) {
     let optional = explanation(reason_string, &[]);
+    if optional.is_empty() || bytes_max < 4 {
+        // Without properties their length may be left out, and so it fits any client that takes more than PUBACK.
+        if bytes_max >= 3 {
+            out.extend_from_slice(&[0xE0, 1, reason.byte()]);
+        }
+        return;
+    }
     put_packet(out, 0xE0, &[reason.byte()], &[], &optional, &[], bytes_max);
 }
